@@ -1,0 +1,105 @@
+# The workbench's commands; plain `make` lists them. Paths are relative, and programs of the environment are
+# run as `python -m …`, so that a folder with a space in its name does no harm.
+
+# Python for .venv: the first of these that runs, unless said otherwise: make PYTHON=/path/to/python demo
+PYTHONS := python3.11 python3.12 python3.13 python3.10 python3
+# An index beside the usual one. On a Linux machine without a GPU, torch's CPU build saves gigabytes:
+# make TORCH_INDEX=https://download.pytorch.org/whl/cpu demo
+TORCH_INDEX ?=
+# The video that `make demo` explains; a shipped sample unless said otherwise.
+CLIP ?=
+# Added to the command of `make lab`, `make quick` or `make bench`: make quick ARGS="-k tubes"
+ARGS ?=
+
+SAMPLES := -m workbench.sample_files
+BENCH := -m benchmarks
+
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+READY_TEST := $(VENV)/.ready-test
+
+# Recipes read these from the environment: whatever is in them, spaces or quotes, needs no quoting by make.
+export PYTHON
+export TORCH_INDEX
+export WORKBENCH_CLIP := $(value CLIP)
+
+# The stamps hold the folder they were made in. An environment that was moved or copied, or whose Python is
+# gone, is not ready.
+$(shell [ ! -e $(READY) ] || { [ "$$(cat $(READY))" = "$$(pwd -P)" ] && [ -x $(PY) ]; } || rm -f $(READY) $(READY_TEST))
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo lab test quick lint bench samples pins clean
+
+help: ## list the commands
+	@echo "make …"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F '|' '{printf "%-10s %s\n", $$1, $$2}'
+
+demo: $(READY) ## explain a video headless, into results/quickstart (CLIP=my.mp4: your own)
+	@$(PY) -m workbench demo $${WORKBENCH_CLIP:+"$$WORKBENCH_CLIP"}
+
+lab: $(READY) ## open JupyterLab at the quickstart (ARGS="--no-browser --port 9000")
+	@as_root=; [ "$$(id -u)" != 0 ] || as_root=--allow-root; \
+	exec $(PY) -m jupyterlab --ServerApp.root_dir=. \
+		--LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb $$as_root $(ARGS)
+
+test: lint ## all checks: lint, types, tests, notebooks
+	$(PY) -m pytest tests notebooks --nbval --nbval-current-env \
+		--nbval-sanitize-with notebooks/sanitize.cfg --nbval-cell-timeout 240
+
+quick: $(READY_TEST) ## the tests that take seconds
+	$(PY) -m pytest tests -m "not slow and not browser" $(ARGS)
+
+lint: $(READY_TEST) ## style and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+bench: $(READY_TEST) ## run the benchmarks
+	$(PY) $(BENCH) $(ARGS)
+
+samples: $(READY) ## build data/samples anew
+	$(PY) $(SAMPLES) $(ARGS)
+
+pins: $(READY_TEST) ## upgrade .venv to the newest releases, then pin them
+	$(PY) -m pip install --upgrade --upgrade-strategy eager -e ".[test,cluster]"
+	$(PY) .ci/pins.py
+	@touch $(READY) $(READY_TEST)
+
+clean: ## remove .venv and caches; data and results stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment. A stamp is written last, and `installing` stands while pip writes: a set-up that was
+# broken off is begun anew. What the tests need includes what the demo needs.
+$(READY): EXTRAS := zoo,cluster
+$(READY_TEST): EXTRAS := test,cluster
+$(READY) $(READY_TEST): pyproject.toml constraints.txt
+	@set -e; trap 'exit 130' INT TERM; \
+	if [ -e $(VENV)/installing ] || ! $(PY) -m pip --version >/dev/null 2>&1; then \
+		if [ -n "$$PYTHON" ]; then set -- "$$PYTHON"; else set -- $(PYTHONS); fi; \
+		found=; \
+		for each; do \
+			if "$$each" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; \
+			then found=$$each; break; fi; \
+		done; \
+		if [ -z "$$found" ]; then \
+			echo "make: none of these is a Python >= 3.10 with venv that runs: $$*" >&2; \
+			echo "Install one (Debian, Ubuntu: apt-get install python3-venv), or: make PYTHON=/path/to/python …" >&2; \
+			exit 1; \
+		fi; \
+		echo "Setting up .venv with $$found ($$("$$found" -V)). Only once, but it takes some minutes: on Linux"; \
+		echo "torch comes with CUDA, 3 GB to download and 7 GB on disk. Without a GPU, a fraction of that will do:"; \
+		echo "make TORCH_INDEX=https://download.pytorch.org/whl/cpu …"; \
+		"$$found" -m venv --clear $(VENV); \
+	else \
+		echo "Bringing .venv in line with pyproject.toml and constraints.txt"; \
+	fi; \
+	touch $(VENV)/installing; \
+	$(PY) -m pip install --disable-pip-version-check $${TORCH_INDEX:+--extra-index-url "$$TORCH_INDEX"} \
+		-c constraints.txt -e ".[$(EXTRAS)]" || { status=$$?; rm -f $(VENV)/installing; exit $$status; }; \
+	rm -f $(VENV)/installing; \
+	pwd -P > $(READY); \
+	[ $@ = $(READY) ] || cp $(READY) $@; \
+	echo "Ready: .venv"
