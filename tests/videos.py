@@ -1,0 +1,64 @@
+"""Test videos with a known answer: every picture shows its frame number as a bar code of coloured blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+ONE, ZERO = (230, 60, 30), (20, 40, 200)  # orange and blue: swapped colour channels would flip every bit
+COLUMNS, ROWS = 8, 2
+HEIGHT, WIDTH = 32, 128
+
+
+def picture(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    """Return (H, W, 3) uint8: 16 blocks, the bits of the number, the highest first."""
+    bits = [(number >> bit) & 1 for bit in reversed(range(COLUMNS * ROWS))]
+    colours = np.array([ONE if bit else ZERO for bit in bits], dtype=np.uint8).reshape(ROWS, COLUMNS, 3)
+    return colours.repeat(height // ROWS, axis=0).repeat(width // COLUMNS, axis=1)
+
+
+def read_numbers(frames: np.ndarray) -> np.ndarray:
+    """Return (T,) int64: the numbers that pictures (T, H, W, 3) show."""
+    count, height, width, _ = frames.shape
+    blocks = frames.reshape(count, ROWS, height // ROWS, COLUMNS, width // COLUMNS, 3).astype(float)
+    means = blocks.mean(axis=(2, 4)).reshape(count, ROWS * COLUMNS, 3)
+    bits = means[..., 0] > means[..., 2]
+    return bits @ (1 << np.arange(ROWS * COLUMNS)[::-1])
+
+
+def write_video(
+    path: Path,
+    frames: int | Iterable[np.ndarray] = 60,
+    *,
+    codec: str = "libx264",
+    fps: int = 25,
+    times: Iterable[float] | None = None,
+    gop: int = 12,
+    b_frames: int = 2,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """Write frames 0, 1, 2, … as a video and return its path.
+
+    `times` in seconds, to the millisecond, make the frame rate variable; `frames` may be pictures.
+    """
+    pictures = (picture(number) for number in range(frames)) if isinstance(frames, int) else frames
+    ticks = None if times is None else [round(1000 * time) for time in times]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=fps)
+        context = stream.codec_context
+        context.pix_fmt, context.gop_size, context.max_b_frames = "yuv420p", gop, b_frames
+        context.time_base = Fraction(1, fps) if ticks is None else Fraction(1, 1000)
+        context.options = {"bf": str(b_frames), "preset": "ultrafast"} if codec == "libx264" else {"qscale": "3"}
+        context.options = {**context.options, **(options or {})}
+        for number, pixels in enumerate(pictures):
+            if number == 0:
+                context.height, context.width = pixels.shape[:2]
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame.pts, frame.time_base = number if ticks is None else ticks[number], context.time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
