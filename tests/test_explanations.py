@@ -1,0 +1,279 @@
+"""The completeness identity, the layer search, and that the user's network is left alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import workbench as wb
+from workbench.models.mfnet import MFNet3d
+
+SPEC = wb.InputSpec(frames=8, resize=(32, 32))
+
+
+def randomised(module, seed=0):
+    """Give batch norms statistics that differ by channel, as trained ones do."""
+    torch.manual_seed(seed)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm3d):
+            part.running_mean.normal_(0, 0.3)
+            part.running_var.uniform_(2, 4)
+            nn.init.normal_(part.weight, 1, 0.3)
+            nn.init.normal_(part.bias, 0, 0.3)
+        elif isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, 0, 0.3)
+            nn.init.normal_(part.bias, 0, 1)
+    return module
+
+
+def mfnet(classes=6):
+    torch.manual_seed(1)
+    return randomised(MFNet3d(classes, widths=(8, 16, 16, 16, 32), units=(1, 1, 1, 1), groups=4, last_stride=1))
+
+
+@pytest.fixture
+def clip():
+    rng = np.random.default_rng(0)
+    return wb.Clip(rng.integers(0, 256, (8, 48, 64, 3), dtype=np.uint8), 25.0)
+
+
+class ChannelsLast(nn.Module):
+    """Maps (N, T, H, W, C), a norm over C, mean and a linear head: the shape of video Swin."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv3d(3, 12, 4, 4)
+        self.norm = nn.LayerNorm(12)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x):
+        return self.head(self.norm(self.stem(x).permute(0, 2, 3, 4, 1)).mean((1, 2, 3)))
+
+
+class FlattenHead(nn.Module):
+    """No pooled linear head: maps are flattened into a multi-layer perceptron."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv3d(3, 6, 8, 8)
+        self.act = nn.ReLU(inplace=True)
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(6 * 16, 10), nn.Tanh(), nn.Linear(10, 4))
+
+    def forward(self, x):
+        return self.head(self.act(self.stem(x)))
+
+
+def test_mean_of_the_map_plus_bias_is_every_logit(clip):
+    model = wb.wrap_model(mfnet(), SPEC)
+    ex = wb.explain(model, clip)
+    assert ex.exact
+    assert ex.layer == "tail"
+    assert ex.residual < 1e-5
+    assert ex.logits.abs().max() > 1  # an identity between zeros would prove nothing
+    for number in range(6):
+        tube = ex.tube(number)
+        assert tube.map.mean() + float(ex.bias[number]) == pytest.approx(float(ex.logits[number]), abs=1e-4)
+
+
+def test_contributions_of_all_channels_add_up_to_the_logit(clip):
+    ex = wb.explain(wb.wrap_model(mfnet(), SPEC), clip)
+    table = ex.channels(2, top=None)
+    assert table["contribution"].sum() + float(ex.bias[2]) == pytest.approx(float(ex.logits[2]), abs=1e-4)
+    assert table["contribution"].is_monotonic_decreasing
+    assert list(ex.channels(2, top=3).columns) == ["channel", "weight", "mean activation", "contribution"]
+
+
+def test_activations_are_those_the_head_saw_despite_in_place_relu(clip):
+    module = mfnet()
+    exact = wb.explain(wb.wrap_model(module, SPEC), clip)
+    assert float(exact.activations.min()) >= 0
+    # The layer before the in-place ReLU is another one: signed maps, and no pooled linear end.
+    before = wb.explain(wb.wrap_model(module, SPEC, layer="tail.bn"), clip)
+    assert not before.exact
+    torch.testing.assert_close(before.activations.relu(), exact.activations)
+    assert float(before.activations.min()) < 0
+
+
+def test_channels_last_maps_come_back_with_the_right_axes(clip):
+    torch.manual_seed(0)
+    module = ChannelsLast().eval()
+    model = wb.wrap_model(module, SPEC, classes=list("abcde"))
+    ex = wb.explain(model, clip)
+    assert (ex.exact, ex.layer) == (True, "norm")
+    _, x = model.prepare(clip)
+    with torch.no_grad():
+        maps = module.norm(module.stem(x).permute(0, 2, 3, 4, 1))[0].permute(3, 0, 1, 2)
+    torch.testing.assert_close(ex.activations, maps)
+
+
+def test_other_heads_get_gradient_weights_and_say_so(clip):
+    torch.manual_seed(0)
+    module = FlattenHead()
+    model = wb.wrap_model(module, SPEC)
+    ex = wb.explain(model, clip)
+    assert (ex.exact, ex.layer) == (False, "act")
+    assert ex.weights is None
+    _, x = model.prepare(clip)
+    maps = module.act(module.stem(x)).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(module.head(maps)[0, 3], maps)
+    torch.testing.assert_close(ex.class_weights(3), gradient[0].sum((1, 2, 3)))
+    torch.testing.assert_close(ex.logits, module.head(maps)[0].detach())
+    ex.tube(3)
+    for number in range(4):
+        ex.class_weights(number)
+    assert ex.weights.shape == (4, 6)
+
+
+def test_gradient_weights_of_a_pooled_linear_head_are_its_weights(clip):
+    module = mfnet()
+    exact = wb.explain(wb.wrap_model(module, SPEC), clip)
+    # On the layer after which only pooling and the head come, Grad-CAM is CAM: force it by a gradient target.
+    from workbench.explanations import Target
+
+    model = wb.wrap_model(module, SPEC)
+    model.found = Target("tail", None)
+    by_gradient = wb.explain(model, clip)
+    for number in range(6):
+        torch.testing.assert_close(by_gradient.class_weights(number), exact.class_weights(number), rtol=1e-4, atol=1e-5)
+
+
+def test_tubes_need_no_second_forward_pass(clip):
+    module = mfnet()
+    model = wb.wrap_model(module, SPEC)
+    wb.explain(model, clip)
+    calls = []
+    module.register_forward_hook(lambda *_: calls.append(1))
+    ex = wb.explain(model, clip)
+    for number in range(6):
+        ex.tube(number, tau=0.1)
+        ex.feature_tube(number)
+    assert len(calls) == 1
+
+
+def test_tube_has_the_clip_s_size_and_times(clip):
+    ex = wb.explain(wb.wrap_model(mfnet(), SPEC, classes=list("abcdef")), clip)
+    tube = ex.tube("c", tau=0.0)
+    assert tube.volume.shape == (8, 32, 32)
+    assert tube.volume.dtype == np.float32
+    assert (tube.target, tube.label, tube.tau) == (2, "c", 0.0)
+    assert tube.kept == int((ex.weights[2] >= 0).sum())
+    np.testing.assert_array_equal(tube.times, clip.times)
+    assert ex.tube().target == int(ex.logits.argmax())
+
+
+def test_feature_tube_is_one_map(clip):
+    ex = wb.explain(wb.wrap_model(mfnet(), SPEC), clip)
+    tube = ex.feature_tube(5)
+    np.testing.assert_array_equal(tube.map, ex.activations[5].numpy())
+    with pytest.raises(IndexError, match="32 channels"):
+        ex.feature_tube(32)
+
+
+def test_a_ready_tensor_is_taken_as_it_is(clip):
+    model = wb.wrap_model(mfnet(), SPEC)
+    seen, x = model.prepare(clip)
+    torch.testing.assert_close(wb.explain(model, x).logits, wb.explain(model, clip).logits)
+    np.testing.assert_array_equal(wb.explain(model, x).clip.frames, seen.frames)
+    with pytest.raises(ValueError, match=r"\(1, 3, T, H, W\)"):
+        wb.explain(model, torch.zeros(3, 8, 32, 32))
+    with pytest.raises(TypeError, match="read_clip"):
+        wb.explain(model, "video.mp4")
+
+
+def test_the_network_is_given_back_as_it_came(clip):
+    module = mfnet()
+    module.train()
+    module.conv3.eval()
+    flags = [part.training for part in module.modules()]
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    frames = clip.frames.copy()
+    for layer in (None, "conv5"):
+        wb.explain(wb.wrap_model(module, SPEC, layer=layer), clip).class_weights(0)
+    assert [part.training for part in module.modules()] == flags
+    assert not any(part._forward_hooks for part in module.modules())
+    assert all(parameter.grad is None for parameter in module.parameters())
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    np.testing.assert_array_equal(clip.frames, frames)
+    assert torch.is_grad_enabled()
+
+
+def test_the_network_is_given_back_also_after_an_error(clip):
+    module = mfnet()
+    module.train()
+    model = wb.wrap_model(module, SPEC)
+    wb.explain(model, clip)
+
+    class Stop(Exception):
+        pass
+
+    def stop(*_):
+        raise Stop
+
+    handle = module.globalpool.register_forward_hook(stop)
+    for found in (model.found, None):
+        model.found = found
+        with pytest.raises(Stop):
+            wb.explain(model, clip)
+    handle.remove()
+    assert all(part.training for part in module.modules())
+    assert not any(part._forward_hooks for part in module.modules())
+    assert torch.is_grad_enabled()
+
+
+def test_new_weights_in_the_same_network_are_explained_afresh(clip):
+    module = mfnet()
+    model = wb.wrap_model(module, SPEC)
+    wb.explain(model, clip)
+    with torch.no_grad():
+        module.classifier.weight.mul_(-2)
+    ex = wb.explain(model, clip)
+    assert ex.exact
+    torch.testing.assert_close(ex.weights, module.classifier.weight.detach())
+
+
+def test_class_names_and_ids(clip):
+    model = wb.wrap_model(mfnet(), SPEC, classes=["open", "close", "stir", "lift", "lower", "shake"])
+    ex = wb.explain(model, clip)
+    assert ex.class_id("stir") == 2
+    with pytest.raises(KeyError, match="near: stir"):
+        ex.tube("stirr")
+    with pytest.raises(IndexError, match="6 classes"):
+        ex.tube(6)
+    assert ex.top(2)["probability"].is_monotonic_decreasing
+    assert float(ex.probabilities.sum()) == pytest.approx(1, abs=1e-6)
+    with pytest.raises(ValueError, match="6 logits and there are 2"):
+        wb.explain(wb.wrap_model(mfnet(), SPEC, classes=["a", "b"]), clip)
+
+
+def test_nan_is_refused_with_the_place(clip):
+    module = mfnet()
+    with torch.no_grad():
+        module.conv4.B01.conv_m1.conv.weight[0, 0, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"conv4\.B01\.conv_m1\.conv\.weight"):
+        wb.explain(wb.wrap_model(module, SPEC), clip)
+
+
+def test_a_network_without_a_map_is_refused(clip):
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 32 * 32, 4))
+    with pytest.raises(ValueError, match="map"):
+        wb.explain(wb.wrap_model(flat, SPEC), clip)
+    with pytest.raises(ValueError, match="logits"):
+        wb.explain(wb.wrap_model(nn.Conv3d(3, 4, 1), SPEC), clip)
+
+
+def test_a_head_that_does_not_fit_is_refused(clip):
+    with pytest.raises(ValueError, match="classifier"):
+        wb.explain(wb.wrap_model(mfnet(), SPEC, layer="conv3", head="classifier"), clip)
+    with pytest.raises(ValueError, match="no linear layer"):
+        wb.explain(wb.wrap_model(mfnet(), SPEC, head="tail"), clip)
+
+
+def test_a_1x1x1_convolution_is_a_head(clip):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv3d(3, 7, 4, 4), nn.ReLU(), nn.Conv3d(7, 4, 1), nn.AdaptiveAvgPool3d(1), nn.Flatten())
+    ex = wb.explain(wb.wrap_model(module, SPEC), clip)
+    assert ex.exact
+    torch.testing.assert_close(ex.weights, module[2].weight.flatten(1).detach())
