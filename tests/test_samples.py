@@ -1,0 +1,192 @@
+"""Procedural clips: the same scene from the same seed, and annotations that are where the action is."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+
+import workbench as wb
+from workbench import samples, scenes
+
+
+@pytest.mark.parametrize("split", samples.SPLITS)
+def test_every_split_draws_clips_with_boxes_and_intervals(split):
+    clip = wb.samples.make_clip("stir", seed=5, split=split)
+    assert clip.frames.shape == (48, 240, 320, 3)
+    assert clip.label == "stir"
+    assert len(clip.actions) == (2 if split == "pair" else 1)
+    for action in clip.actions:
+        assert 0 <= action.start < action.stop <= samples.DURATION + 1e-9
+        assert action.boxes.shape == (48, 4)
+        x0, y0, x1, y1 = action.boxes.T
+        assert ((x0 >= 0) & (x0 < x1) & (x1 <= 320) & (y0 >= 0) & (y0 < y1) & (y1 <= 240)).all()
+
+
+@pytest.mark.parametrize("label", samples.CLASSES)
+def test_what_changes_in_the_box_changes_in_the_interval(label):
+    """Without camera, noise and distractors, the picture changes in the action's interval and its boxes only."""
+    from dataclasses import replace
+
+    moved = 0
+    for seed in range(4):
+        scene = samples.draw_scene(label, seed)
+        scene = replace(scene, actors=scene.acting, jitter=0.0, grain=0.0, flicker=0.0)
+        clip = scenes.render(scene, np.arange(48))
+        change = np.abs(np.diff(clip.frames.astype(int), axis=0)).max(-1) > 12
+        start, stop = clip.action
+        outside = ~clip.during((start - 0.05, stop + 0.05))
+        assert not change[outside[1:] & outside[:-1]].any()
+        for frame, where in enumerate(change):
+            rows, columns = np.nonzero(where)
+            if len(rows):
+                (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = clip.boxes[frame : frame + 2]
+                assert columns.min() >= min(ax0, bx0) - 4
+                assert columns.max() <= max(ax1, bx1) + 4
+                assert rows.min() >= min(ay0, by0) - 4
+                assert rows.max() <= max(ay1, by1) + 4
+                moved += 1
+    assert moved > 20
+
+
+def test_the_same_seed_is_the_same_clip_and_another_is_another():
+    a, b, c = (wb.samples.make_clip("lift", seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(a.frames, b.frames)
+    np.testing.assert_array_equal(a.boxes, b.boxes)
+    assert (a.frames != c.frames).any()
+
+
+def test_resolution_and_frame_rate_show_the_same_scene():
+    large = wb.samples.make_clip("rotate", seed=7)
+    small = wb.samples.make_clip("rotate", seed=7, size=(120, 160), fps=50.0)
+    assert small.action == large.action
+    np.testing.assert_allclose(small.boxes[::2] * 2, large.boxes, atol=1e-3)
+    np.testing.assert_allclose(small.times[::2], large.times)
+    shrunk = large.resize(120, 160).frames.astype(float)
+    assert np.abs(small.frames[::2] - shrunk).mean() < 6  # of 255
+
+
+def test_a_frame_is_the_same_whichever_others_are_drawn():
+    data = wb.samples.dataset("edge", 3, seed=4)
+    full, part = data[2], data.read(2, frames=16)
+    assert part.indices.tolist() == np.linspace(0, 47, 16).astype(int).tolist()
+    np.testing.assert_array_equal(part.frames, full.frames[part.indices])
+    np.testing.assert_array_equal(part.boxes, full.boxes[part.indices])
+
+
+def test_lift_is_lower_backwards_and_open_is_close_backwards():
+    times = np.linspace(0, 1, 11)
+    facts = dict(
+        shape="disc", colour=(1, 2, 3), texture="plain", x=0.5, y=0.7, size=0.1, start=0.0, stop=1.0, swing=0.3
+    )
+    lift = scenes.pose(scenes.Actor(action="lift", **facts), times)
+    lower = scenes.pose(scenes.Actor(action="lower", **{**facts, "y": 0.4}), times)
+    np.testing.assert_allclose(lift[1], lower[1][::-1])
+    opening = scenes.pose(scenes.Actor(action="open", **facts), times)
+    closing = scenes.pose(scenes.Actor(action="close", **facts), times)
+    np.testing.assert_allclose(opening[3], closing[3][::-1])
+
+
+def test_iid_appearance_agrees_with_the_class_and_decorrelated_does_not():
+    def agreement(split):
+        index = wb.samples.dataset(split, 800, seed=3).index
+        own = [scenes.APPEARANCES[i][0] for i in index["class_id"]]
+        return (index["appearance"] == own).mean()
+
+    # 0.8 + 0.2 / 8 and 1 / 8, with 800 draws: standard deviations of 0.014 and 0.012
+    assert agreement("iid") == pytest.approx(0.825, abs=0.045)
+    assert agreement("decorrelated") == pytest.approx(0.125, abs=0.04)
+
+
+def test_edge_actions_are_short_and_at_an_end():
+    index = wb.samples.dataset("edge", 40).index
+    at_start = index["action_start"] == 0
+    at_end = np.isclose(index["action_stop"], samples.DURATION)
+    assert (at_start ^ at_end).all()
+    assert at_start.any()
+    assert at_end.any()
+    assert (index["action_stop"] - index["action_start"]).max() <= 0.75
+
+
+def test_pairs_are_two_classes_one_after_the_other_at_two_places():
+    data = wb.samples.dataset("pair", 16)
+    assert (data.index["class"] != data.index["class_2"]).all()
+    assert (data.index["action_stop"] <= data.index["action_start_2"]).all()
+    for name in data.index.index[:4]:
+        first, second = data.read(name, frames=16).actions
+        centres = [action.boxes[:, [0, 2]].mean() for action in (first, second)]
+        assert abs(centres[0] - centres[1]) > 60
+        assert first.label == data.index.loc[name, "class"]
+
+
+def test_dataset_is_balanced_and_reads_by_name_and_row():
+    data = wb.samples.dataset("decorrelated", 16, seed=1)
+    assert len(data) == 16
+    assert (data.index["class"].value_counts() == 2).all()
+    assert list(data.classes) == list(samples.CLASSES)
+    name = data.index.index[3]
+    np.testing.assert_array_equal(data[name].frames, data[3].frames)
+    assert data[name].name == name
+    part = data.subset(data.index[data.index["class"] == "stir"])
+    assert len(part) == 2
+
+
+def test_datasets_of_two_seeds_share_no_clip_and_none_is_trained_on():
+    a, b = (set(wb.samples.dataset("iid", 200, seed=s).index["seed"]) for s in (1, 2))
+    assert not a & b
+    assert max(a | b) < samples.TRAINING_SEEDS
+
+
+def test_what_is_not_there_is_named():
+    with pytest.raises(KeyError, match="stir, shake"):
+        wb.samples.make_clip("dance")
+    with pytest.raises(KeyError, match="decorrelated"):
+        wb.samples.make_clip("stir", split="train")
+    with pytest.raises(KeyError, match="decorrelated"):
+        wb.samples.dataset("train")
+    with pytest.raises(ValueError, match="at least one"):
+        wb.samples.dataset("iid", 0)
+    with pytest.raises(ValueError, match="16×16"):
+        wb.samples.make_clip("stir", size=(8, 8))
+    data = wb.samples.dataset("iid", 2)
+    with pytest.raises(KeyError, match="no clip 'x' among the 2"):
+        data["x"]
+    with pytest.raises(IndexError, match="counted from 0"):
+        data[2]
+
+
+def test_shipped_files_are_those_recorded():
+    root = samples.FOLDER
+    listed = dict(line.split("  ", 1)[::-1] for line in (root / "SHA256SUMS").read_text().splitlines())
+    found = {str(path.relative_to(root).as_posix()) for path in root.rglob("*") if path.is_file()} - {
+        "SHA256SUMS",
+        "README.md",
+    }
+    assert found == set(listed)
+    for name, digest in listed.items():
+        assert hashlib.sha256((root / name).read_bytes()).hexdigest() == digest, name
+    assert sum((root / name).stat().st_size for name in listed) < 3_000_000
+
+
+def test_shipped_clips_show_the_scenes_of_their_seeds():
+    data = samples.shipped()
+    assert len(data) == 24
+    assert set(data.index["class"]) == set(samples.CLASSES)
+    for name in data.index.index[::7]:
+        clip, row = data[name], data.index.loc[name]
+        drawn = samples.make_clip(row["class"], int(row["seed"]), split=row["split"])
+        assert clip.frames.shape == drawn.frames.shape
+        np.testing.assert_allclose(clip.boxes, drawn.boxes)
+        assert clip.action == drawn.action
+        assert np.abs(clip.frames.astype(float) - drawn.frames).mean() < 8  # of 255: XviD's losses
+
+
+def test_boxes_are_shown_while_the_action_goes_on():
+    clip = wb.samples.make_clip("lift", 1, split="pair")
+    shown = np.isfinite(clip.shown_boxes).all(-1)
+    for number, action in enumerate(clip.actions):
+        np.testing.assert_array_equal(shown[:, number], clip.during((action.start, action.stop)))
+    plain = wb.Clip(clip.frames, 25.0, boxes=clip.boxes)
+    assert plain.shown_boxes.shape == (48, 1, 4)
+    assert wb.Clip(clip.frames, 25.0).shown_boxes is None
