@@ -124,15 +124,25 @@ class Clip:
         start, stop = interval
         return (self.times >= start) & (self.times < stop)
 
-    def action_boxes(self, number: int = 0) -> np.ndarray:
+    def action_boxes(self, number: int = 0, grow: float = 0.0) -> np.ndarray:
         """Return (T, 4) the boxes of an annotated action in the frames of its interval, NaN in all others.
 
-        Raises ValueError where there is no such action, or it has no boxes.
+        `grow` widens the interval on both sides, in seconds. Raises ValueError where there is no such action, or
+        it has no boxes.
         """
         action = self.actions[number] if 0 <= number < len(self.actions) else None
         if action is None or action.boxes is None:
             raise ValueError(f"action {number}: the clip has {len(self.actions)} annotated actions, or it has no boxes")
-        return np.where(self.during((action.start, action.stop))[:, None], action.boxes, np.float32(np.nan))
+        inside = self.during((action.start - grow, action.stop + grow))
+        return np.where(inside[:, None], action.boxes, np.float32(np.nan))
+
+    @property
+    def shown_boxes(self) -> np.ndarray | None:
+        """(T, K, 4) the boxes to draw: of every annotated action while it goes on, or else all of `boxes`."""
+        boxed = [number for number, action in enumerate(self.actions) if action.boxes is not None]
+        if boxed:
+            return np.stack([self.action_boxes(number) for number in boxed], axis=1)
+        return self.boxes if self.boxes is None or self.boxes.ndim == 3 else self.boxes[:, None]
 
     def select(self, frames: Sequence[int] | np.ndarray) -> Clip:
         """Return the clip of these positions (0-based, within this clip), in the order given."""
@@ -254,10 +264,10 @@ def read_clip(
         ValueError: frames, stride, start or stop make no sense, or lie beyond the video's end.
     """
     path = Path(path)
-    _check_request(path, frames, stride, start, stop, backend)
+    check_request(path, frames, stride, start, stop, backend)
     table = frame_table(path)
     while True:
-        indices = _choose(path, table, frames, stride, start, stop)
+        indices = choose_frames(path, table, frames, stride, start, stop)
         try:
             pictures = read_frames(path, table, indices, backend)
             break
@@ -266,9 +276,10 @@ def read_clip(
     return Clip(pictures, table.fps, table.times[indices], indices, path, label, name=name)
 
 
-def _check_request(
+def check_request(
     path: Path, frames: Any, stride: Any, start: float | None, stop: float | None, backend: str | None
 ) -> None:
+    """Raise ValueError, with the path, where what is asked of a video makes no sense whatever is in it."""
     _check_counts(str(path), frames, stride)
     for what, seconds in (("start", start), ("stop", stop)):
         if seconds is not None and not (np.isfinite(seconds) and seconds >= 0):
@@ -286,10 +297,13 @@ def _check_counts(where: str, frames: Any, stride: Any) -> None:
             raise ValueError(f"{where}: {what}: expected a whole number from 1 up, got {count!r}")
 
 
-def _choose(
+def choose_frames(
     path: Path, table: FrameTable, frames: int | None, stride: int | None, start: float | None, stop: float | None
 ) -> np.ndarray:
-    """Return the frame numbers to read, ascending."""
+    """Return the frame numbers to read, ascending, as `read_clip` chooses them.
+
+    Raises `ClipError` for a video that is cut off or shorter than the window, ValueError beyond its end.
+    """
     count = len(table.times)
     if table.promised and (stop is None or stop > table.stop):
         raise ClipError(
