@@ -1,0 +1,103 @@
+"""Training on drawn clips, what is shipped of it, and how it is measured."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import workbench as wb
+from workbench import samples
+from workbench.evaluation import randomised, summary
+from workbench.training import RECIPE, Stage, record, sample_batches, save_weights, small_mfnet, train_on_samples
+
+TINY = Stage(pixels=32, steps=3, batch=2, rate=1e-3)
+
+
+def test_batches_are_fresh_reproducible_and_labelled():
+    first = next(iter(sample_batches(Stage(32, 1, 8, 1e-3, mix={"pair": 1.0}), workers=0)))
+    again = next(iter(sample_batches(Stage(32, 1, 8, 1e-3, mix={"pair": 1.0}), workers=0)))
+    other = next(iter(sample_batches(Stage(32, 1, 8, 1e-3, mix={"pair": 1.0}), first_seed=8, workers=0)))
+    assert first[0].shape == (8, 16, 32, 32, 3)
+    assert torch.equal(first[0], again[0])
+    assert not torch.equal(first[0], other[0])
+    assert (first[1] == 0.5).sum(1).tolist() == [2] * 8  # two actions, half a label each
+    (single,) = [next(iter(sample_batches(Stage(32, 1, 8, 1e-3, mix={"edge": 1.0}), workers=0)))[1]]
+    assert (single == 1).sum(1).tolist() == [1] * 8
+
+
+def test_workers_draw_the_same_kind_of_clips_and_none_twice():
+    loader = iter(sample_batches(Stage(32, 1, 4, 1e-3), workers=2))
+    frames = torch.cat([next(loader)[0] for _ in range(2)])
+    assert len({clip.numpy().tobytes() for clip in frames}) == 8
+
+
+def test_training_changes_the_weights_and_reports_every_step():
+    torch.manual_seed(0)
+    model = small_mfnet()
+    before = [p.clone() for p in model.module.parameters()]
+    steps = []
+    trained = train_on_samples(model, [TINY, Stage(32, 9, 2, 1e-3, stop=2)], report=steps.append, workers=0)
+    assert trained is model
+    assert [(step["stage"], step["step"]) for step in steps] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
+    assert all(np.isfinite(step["loss"]) for step in steps)
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.module.parameters()))
+    assert not model.module.training
+
+
+def test_training_asks_for_a_model_of_the_samples():
+    model = small_mfnet()
+    model.classes = ["a", "b"]
+    with pytest.raises(ValueError, match="stir, shake"):
+        train_on_samples(model, [TINY])
+
+
+def test_saved_weights_come_back(tmp_path, monkeypatch):
+    from workbench.models import zoo
+
+    model = small_mfnet()
+    save_weights(model, tmp_path, "mfnet", note="x")
+    monkeypatch.setattr(zoo, "WEIGHTS", tmp_path)
+    back = wb.load_model("samples/mfnet", device="cpu")
+    for name, value in model.module.state_dict().items():
+        assert torch.equal(value, back.module.state_dict()[name])
+
+
+def test_the_record_of_the_shipped_network_is_that_of_the_recipe():
+    facts = record("mfnet")
+    assert [(s["pixels"], s["steps"], s["rate"]) for s in facts["recipe"]] == [
+        (s.pixels, s.steps, s.rate) for s in RECIPE
+    ]
+    assert set(facts["measured"]) == set(samples.SPLITS)
+
+
+def test_shuffled_weights_keep_shapes_and_scale_and_lose_the_rest():
+    model = wb.load_model("samples/mfnet", device="cpu")
+    shuffled = randomised(model, seed=3)
+    for (name, own), other in zip(model.module.state_dict().items(), shuffled.module.state_dict().values()):
+        torch.testing.assert_close(own.flatten().sort().values, other.flatten().sort().values)
+        if own.numel() > 1000:
+            assert not torch.equal(own, other), name
+    assert model.module is not shuffled.module
+
+
+def test_the_shipped_network_finds_class_place_and_time():
+    """A few unseen clips of each split; the 400 of each are in the record, and `python -m workbench evaluate`."""
+    model = wb.load_model("samples/mfnet", device="cpu")
+    found = {
+        split: summary(wb.evaluate(model, wb.samples.dataset(split, 16, seed=5), progress=False))
+        for split in ("edge", "pair")
+    }
+    for split in ("edge", "pair"):
+        assert found[split]["accuracy"] >= 0.8
+        assert found[split]["tube"] >= 0.7
+        assert found[split]["random weights"] <= 0.2
+    assert found["pair"]["tube"] > found["pair"]["frame difference"]
+
+
+def test_evaluation_needs_clips_with_a_known_answer():
+    model = small_mfnet()
+    clip = wb.Clip(np.zeros((16, 32, 32, 3), dtype=np.uint8), 25.0)
+    index = wb.samples.dataset("iid", 1).index
+    with pytest.raises(ValueError, match="no annotated action"):
+        wb.evaluate(model, wb.Dataset(index, list(samples.CLASSES), lambda row, frames, stride: clip), progress=False)
