@@ -73,7 +73,7 @@ clean: ## remove .venv and caches; data and results stay
 
 # The environment. A stamp is written last, and `installing` stands while pip writes: a set-up that was
 # broken off is begun anew. What the tests need includes what the demo needs.
-$(READY): EXTRAS := zoo,cluster
+$(READY): EXTRAS := zoo,train,cluster
 $(READY_TEST): EXTRAS := test,cluster
 $(READY) $(READY_TEST): pyproject.toml constraints.txt
 	@set -e; trap 'exit 130' INT TERM; \

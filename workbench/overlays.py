@@ -95,7 +95,7 @@ def draw_boxes(
     Args:
         clip: a clip or frames (T, H, W, 3) uint8.
         boxes: (T, 4) or (T, K, 4): (x0, y0, x1, y1) in pixels, half-open, NaN where there is none. What lies
-            beyond the frame is cut off. None: the clip's own.
+            beyond the frame is cut off. None: the clip's `shown_boxes`.
         color: any colour matplotlib knows.
         width: of the lines, in pixels.
         label: written at each box.
@@ -105,7 +105,7 @@ def draw_boxes(
     """
     frames = _frames(clip)
     if boxes is None:
-        boxes = clip.boxes if isinstance(clip, Clip) else None
+        boxes = clip.shown_boxes if isinstance(clip, Clip) else None
         if boxes is None:
             raise ValueError("boxes: the clip has none of its own; give an array (T, 4) or (T, K, 4)")
     boxes = np.asarray(boxes, dtype=np.float64)

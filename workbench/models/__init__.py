@@ -73,8 +73,9 @@ class InputSpec:
 
     def picture(self, tensor: torch.Tensor) -> np.ndarray:
         """Return the frames (T, H, W, 3) uint8 that an input (1, 3, T, H, W) shows."""
-        x = tensor.detach()[0].float().cpu() * self._column(self.std) + self._column(self.mean)
-        return x.mul(255).round().clamp(0, 255).byte().permute(1, 2, 3, 0).contiguous().numpy()
+        scale, shift = 255 * self._column(self.std), 255 * self._column(self.mean) + 0.5  # half: byte() rounds down
+        x = torch.addcmul(shift, tensor.detach()[0].float().cpu(), scale).clamp_(0, 255)
+        return x.byte().permute(1, 2, 3, 0).contiguous().numpy()
 
     @staticmethod
     def _column(values: Sequence[float], device: torch.device | str = "cpu") -> torch.Tensor:

@@ -1,0 +1,186 @@
+"""MFNet-3D as published, checkpoints good and bad, and how clips become inputs."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import workbench as wb
+from workbench.models.mfnet import MFNet3d
+
+REFERENCE = Path(__file__).parent / "reference" / "mfnet3d_state_dict.json"
+SMALL = dict(widths=(8, 16, 16, 16, 16), units=(1, 1, 1, 1), groups=4)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A file in the layout of the published checkpoints, with 5 classes."""
+    torch.manual_seed(0)
+    module = MFNet3d(5)
+    path = tmp_path_factory.mktemp("checkpoints") / "mfnet3d.pth"
+    state = {f"module.{name}": value for name, value in module.state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": state, "optimizer": {"state": {}, "param_groups": []}}, path)
+    return path, module
+
+
+def test_mfnet_has_the_published_names_and_shapes():
+    expected = json.loads(REFERENCE.read_text())
+    state = MFNet3d(400).state_dict()
+    assert len(expected) == 421
+    assert {name: list(value.shape) for name, value in state.items()} == expected
+
+
+def test_mfnet_has_the_published_number_of_parameters():
+    assert sum(p.numel() for p in MFNet3d(400).parameters()) == 7_996_368
+
+
+def test_mfnet_gives_the_published_map_size():
+    module = MFNet3d(4).eval()
+    maps = []
+    module.tail.register_forward_hook(lambda *args: maps.append(tuple(args[2].shape)))
+    with torch.no_grad():
+        assert module(torch.zeros(1, 3, 16, 224, 224)).shape == (1, 4)
+    assert maps == [(1, 768, 8, 7, 7)]
+
+
+def test_mfnet_s_last_stage_without_stride_has_finer_maps():
+    for stride, size in ((2, 2), (1, 4)):
+        module = MFNet3d(4, **SMALL, last_stride=stride).eval()
+        x = module.conv4(module.conv3(module.conv2(module.maxpool(module.conv1(torch.zeros(1, 3, 4, 64, 64))))))
+        assert module.conv5(x).shape[-1] == size
+
+
+def test_mfnet_refuses_widths_that_do_not_split():
+    with pytest.raises(ValueError, match="groups"):
+        MFNet3d(4, widths=(8, 18, 16, 16, 16), units=(1, 1, 1, 1), groups=4)
+
+
+def test_published_layout_loads_strictly_and_gives_the_same_logits(published):
+    path, module = published
+    model = wb.load_model("mfnet3d", checkpoint=path, device="cpu")
+    assert model.module.classifier.out_features == 5
+    assert model.input == wb.InputSpec(
+        frames=16, resize=(256, 256), crop=224, stride=2, mean=model.input.mean, std=model.input.std
+    )
+    x = torch.randn(1, 3, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(model.module(x), module.eval()(x))
+
+
+def test_bare_and_safetensors_checkpoints_load_too(published, tmp_path):
+    _, module = published
+    torch.save(module.state_dict(), tmp_path / "bare.pt")
+    safetensors.torch.save_file(module.state_dict(), tmp_path / "bare.safetensors")
+    for name in ("bare.pt", "bare.safetensors"):
+        model = wb.load_model("mfnet3d", checkpoint=str(tmp_path / name), classes=list("abcde"), device="cpu")
+        assert model.classes == list("abcde")
+
+
+def test_another_network_s_checkpoint_is_refused_with_what_is_missing_and_extra(tmp_path):
+    torch.save({"fc.weight": torch.zeros(2, 2), "conv1.conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"other\.pth.*420 missing.*1 extra: fc\.weight.*1 other shape: conv1"):
+        wb.load_model("mfnet3d", checkpoint=tmp_path / "other.pth")
+
+
+def test_bad_checkpoints_are_refused(published, tmp_path):
+    path, module = published
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
+        wb.load_model("mfnet3d", checkpoint=tmp_path / "nowhere.pth")
+    for name, content in (("empty.pth", b""), ("text.pth", b"no checkpoint"), ("text.safetensors", b"no")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=name):
+            wb.load_model("mfnet3d", checkpoint=tmp_path / name)
+    (tmp_path / "cut.pth").write_bytes(path.read_bytes()[:100_000])
+    with pytest.raises(ValueError, match=r"cut\.pth"):
+        wb.load_model("mfnet3d", checkpoint=tmp_path / "cut.pth")
+    state = module.state_dict()
+    state["classifier.weight"] = state["classifier.weight"].clone().fill_(float("nan"))
+    torch.save(state, tmp_path / "nan.pth")
+    with pytest.raises(ValueError, match=r"nan\.pth.*NaN.*classifier\.weight"):
+        wb.load_model("mfnet3d", checkpoint=tmp_path / "nan.pth")
+    with pytest.raises(ValueError, match="5 classes, and 2 names"):
+        wb.load_model("mfnet3d", checkpoint=path, classes=["a", "b"])
+
+
+class _Evil:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('ran')",))
+
+
+def test_a_checkpoint_runs_no_code(tmp_path):
+    with open(tmp_path / "evil.pth", "wb") as file:
+        pickle.dump({"state_dict": _Evil()}, file)
+    with pytest.raises(ValueError, match=r"evil\.pth"):
+        wb.load_model("mfnet3d", checkpoint=tmp_path / "evil.pth")
+
+
+def test_unknown_model_lists_the_known():
+    with pytest.raises(KeyError, match="samples/mfnet"):
+        wb.load_model("resnet")
+    assert "mfnet3d" in wb.list_models().index
+
+
+def test_wrap_model_refuses_what_is_no_network():
+    with pytest.raises(TypeError, match="Module"):
+        wb.wrap_model(lambda x: x)
+    with pytest.raises(ValueError, match="list of names"):
+        wb.wrap_model(MFNet3d(2, **SMALL), classes="ab")
+    with pytest.raises(KeyError, match="tail"):
+        wb.wrap_model(MFNet3d(2, **SMALL), layer="tial")
+
+
+def clip_of(frames=4, height=20, width=40):
+    rng = np.random.default_rng(0)
+    return wb.Clip(rng.integers(0, 256, (frames, height, width, 3), dtype=np.uint8), 25.0)
+
+
+def test_input_is_normalised_by_channel_and_reversible():
+    spec = wb.InputSpec(frames=4, mean=(0.5, 0.25, 0.0), std=(0.5, 1.0, 2.0))
+    clip = clip_of()
+    x = spec.tensor(spec.view(clip))
+    assert x.shape == (1, 3, 4, 20, 40)
+    red, _, blue = clip.frames[2, 5, 7] / 255
+    assert float(x[0, 0, 2, 5, 7]) == pytest.approx((red - 0.5) / 0.5, abs=1e-6)
+    assert float(x[0, 2, 2, 5, 7]) == pytest.approx(blue / 2, abs=1e-6)
+    np.testing.assert_array_equal(spec.picture(x), clip.frames)
+
+
+def test_a_number_resizes_the_short_side_and_a_pair_squashes():
+    assert wb.InputSpec(frames=4, resize=10).view(clip_of()).size == (10, 20)
+    assert wb.InputSpec(frames=4, resize=(10, 10)).view(clip_of()).size == (10, 10)
+    assert wb.InputSpec(frames=4, resize=10, crop=8).view(clip_of()).size == (8, 8)
+
+
+def test_the_crop_is_the_centre():
+    clip = clip_of()
+    np.testing.assert_array_equal(wb.InputSpec(frames=4, crop=10).view(clip).frames, clip.frames[:, 5:15, 15:25])
+
+
+def test_longer_clips_are_sampled_and_shorter_ones_refused():
+    assert wb.InputSpec(frames=4, stride=2).view(clip_of(frames=9)).indices.tolist() == [1, 3, 5, 7]
+    assert wb.InputSpec(frames=4).view(clip_of(frames=9)).indices.tolist() == [0, 2, 5, 8]
+    with pytest.raises(ValueError, match="16 frames"):
+        wb.InputSpec(frames=16).view(clip_of(frames=9))
+    with pytest.raises(ValueError, match="resize"):
+        wb.InputSpec(frames=4, crop=224).view(clip_of())
+
+
+def test_the_shipped_network_loads_and_is_what_was_recorded(tmp_path, monkeypatch):
+    model = wb.load_model("samples/mfnet", device="cpu")
+    assert tuple(model.classes) == wb.samples.CLASSES
+    assert not model.module.training
+    from workbench.models import zoo
+
+    for file in zoo.WEIGHTS.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with open(tmp_path / "mfnet.safetensors", "ab") as file:
+        file.write(b"x")
+    monkeypatch.setattr(zoo, "WEIGHTS", tmp_path)
+    with pytest.raises(ValueError, match="SHA-256"):
+        wb.load_model("samples/mfnet")
