@@ -48,6 +48,7 @@ RECIPE = (
     Stage(64, 1000, 16, 2e-3),
     Stage(112, 500, 16, 1.5e-3),
     Stage(112, 600, 16, 1.5e-3),  # until open and close were told apart
+    Stage(112, 600, 16, 1.5e-3, mix={"decorrelated": 0.35, "edge": 0.2, "pair": 0.45}),
 )
 
 
