@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 
 import numpy as np
 import pytest
@@ -147,6 +148,8 @@ def test_what_is_not_there_is_named():
         wb.samples.dataset("train")
     with pytest.raises(ValueError, match="at least one"):
         wb.samples.dataset("iid", 0)
+    with pytest.raises(ValueError, match=r"1\.4 s"):
+        wb.samples.make_clip("stir", duration=1.0)
     with pytest.raises(ValueError, match="16×16"):
         wb.samples.make_clip("stir", size=(8, 8))
     data = wb.samples.dataset("iid", 2)
@@ -167,6 +170,19 @@ def test_shipped_files_are_those_recorded():
     for name, digest in listed.items():
         assert hashlib.sha256((root / name).read_bytes()).hexdigest() == digest, name
     assert sum((root / name).stat().st_size for name in listed) < 3_000_000
+
+
+@pytest.mark.parametrize("split", samples.SPLITS)
+def test_the_shortest_clips_can_be_drawn(split):
+    for seed in range(5):
+        clip = wb.samples.make_clip("lift", seed, split=split, size=(24, 32), duration=samples.SHORTEST)
+        assert all(0 <= a.start < a.stop <= samples.SHORTEST for a in clip.actions)
+
+
+def test_data_sets_of_samples_can_go_to_other_processes():
+    for data in (wb.samples.shipped(), wb.samples.dataset("edge", 2)):
+        again = pickle.loads(pickle.dumps(data))
+        np.testing.assert_array_equal(again.read(0, frames=4).frames, data.read(0, frames=4).frames)
 
 
 def test_shipped_clips_show_the_scenes_of_their_seeds():

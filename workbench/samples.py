@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ CLASSES = ACTIONS
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "samples"  # in a checkout
 SPLITS = ("iid", "decorrelated", "edge", "pair")
 DURATION = 1.92  # seconds: 48 frames
+SHORTEST = 1.4
 FPS = 25.0
 AGREEMENT = 0.8  # share of iid clips in which the appearance goes with the class
 TRAINING_SEEDS = 1 << 40  # seeds from here on are for training; everything that is measured lies below
@@ -52,7 +54,7 @@ def make_clip(
         split: one of `SPLITS`.
         size: height and width in pixels; another aspect than 4:3 squashes the picture.
         fps: frames per second.
-        duration: seconds.
+        duration: seconds, at least `SHORTEST`: an action takes up to 1.2.
 
     Returns:
         A `Clip` with `.boxes` (T, 4) of the acting object, `.action` (start, stop) in seconds, and all actions in
@@ -62,8 +64,8 @@ def make_clip(
         KeyError: no such class or split.
         ValueError: a length, rate or size that makes no clip.
     """
-    if duration < 1 or not fps > 0 or round(duration * fps) < 1:
-        raise ValueError(f"expected at least 1 s and one frame, got {duration} s at {fps} fps")
+    if not duration >= SHORTEST or not fps > 0:
+        raise ValueError(f"expected at least {SHORTEST} s and a positive rate, got {duration} s at {fps} fps")
     if min(size) < 16:
         raise ValueError(f"size: expected at least 16×16 pixels, got {size}")
     scene = draw_scene(label, seed, split, duration)
@@ -116,11 +118,7 @@ def shipped(folder: str | Path = FOLDER) -> Dataset:
         raise FileNotFoundError(f"no sample clips at {folder}: work in a checkout of the repository, or `make samples`")
     index = pd.read_csv(table, index_col="name")
 
-    def read(row: pd.Series, frames: int | None, stride: int | None) -> Clip:
-        clip = read_clip(folder / row["path"], frames=frames, stride=stride, name=str(row.name))
-        return _annotated(clip, draw_scene(row["class"], int(row["seed"]), row["split"]))
-
-    return Dataset(index, list(CLASSES), read, title="shipped samples")
+    return Dataset(index, list(CLASSES), partial(_read_file, folder), title="shipped samples")
 
 
 def draw_scene(label: str, seed: int = 0, split: str = "decorrelated", duration: float = DURATION) -> Scene:
@@ -158,6 +156,11 @@ def _annotated(clip: Clip, scene: Scene) -> Clip:
         Action(str(a.action), a.start, a.stop, boxes(a, scene, clip.times, clip.size)) for a in scene.acting
     )
     return replace(clip, actions=actions, label=actions[0].label, boxes=actions[0].boxes)
+
+
+def _read_file(folder: Path, row: pd.Series, frames: int | None, stride: int | None) -> Clip:
+    clip = read_clip(folder / row["path"], frames=frames, stride=stride, name=str(row.name))
+    return _annotated(clip, draw_scene(row["class"], int(row["seed"]), row["split"]))
 
 
 def _interval(rng: np.random.Generator, split: str, duration: float) -> tuple[float, float]:
