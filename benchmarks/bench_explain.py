@@ -14,16 +14,35 @@ import torch
 
 import workbench as wb
 
-PAIRS = 15
+PAIRS = 20
 TUBES = 200
 
 
 def seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = now()
     call()
+    return now() - start
+
+
+def now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return time.perf_counter()
+
+
+def within(module: torch.nn.Module, call: Callable[[], object]) -> tuple[float, float]:
+    """Return the seconds of a call, and of the network's forward pass inside it."""
+    times: list[float] = []
+    handles = [
+        module.register_forward_pre_hook(lambda *_: times.append(now())),
+        module.register_forward_hook(lambda *_: times.append(now())),
+    ]
+    try:
+        total = seconds(call)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return total, times[1] - times[0]
 
 
 def main() -> None:
@@ -39,18 +58,21 @@ def main() -> None:
         wb.explain(model, x).tube()
 
     explained(), bare()  # warm up; the first also finds the layer
-    bares, ratios = [], []
-    for _ in range(PAIRS):
-        forward = seconds(bare)
-        bares.append(forward)
-        ratios.append(seconds(explained) / forward)
+    ratios, shares, bares = [], [], []
+    for number in range(PAIRS):
+        first = seconds(bare) if number % 2 else None  # in turn, so that neither is always the second
+        total, inner = within(model.module, explained)
+        bares.append(seconds(bare) if first is None else first)
+        ratios.append(total / bares[-1])
+        shares.append(total / inner)
     ex = wb.explain(model, x)
     taus = torch.linspace(float(ex.weights.min()), float(ex.weights.max()), TUBES).tolist()
     times = [1000 * seconds(lambda i=i, tau=tau: ex.tube(i % 400, tau)) for i, tau in enumerate(taus)]
-    print(f"bare forward                   {1000 * statistics.median(bares):8.1f} ms, median of {PAIRS}")
-    low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
-    print(f"explain + one tube / forward   {middle:8.3f}, median of {PAIRS} pairs ({low:.3f} to {high:.3f})")
-    print(f"a new τ and class, full size   {statistics.median(times):8.2f} ms, median of {TUBES}")
+    print(f"bare forward                              {1000 * statistics.median(bares):8.1f} ms, median of {PAIRS}")
+    for what, values in (("explain + one tube / bare forward beside it", ratios), ("… / forward inside it", shares)):
+        low, middle, high = min(values), statistics.median(values), max(values)
+        print(f"{what:<43} {middle:6.3f}, median of {PAIRS} ({low:.3f} to {high:.3f})")
+    print(f"a new τ and class, full size              {statistics.median(times):8.2f} ms, median of {TUBES}")
 
 
 if __name__ == "__main__":

@@ -15,12 +15,11 @@ import pandas as pd
 
 from .datasets import Dataset
 from .explanations import Explanation, explain
-from .explorer import Explorer, explore
+from .explorer import Explorer, explore, guarded
 from .models import VideoModel
 
 __all__ = ["Browser", "browse"]
 
-_RED = "color:var(--jp-error-color1, #c62828)"
 _GREY = "color:var(--jp-ui-font-color2, #666)"
 _WIDE = {"flex": "1 1 0", "width": "auto", "min_width": "0"}
 
@@ -132,20 +131,7 @@ class Browser(widgets.VBox):
         return explore(explain(self.model, self.data.read(name, frames=spec.frames, stride=spec.stride)))
 
     def _guarded(self, handler: Callable[[], None]) -> Callable[[Any], None]:
-        """Return an observer that shows here what goes wrong in a handler, and raises it."""
-
-        def observer(_change: Any) -> None:
-            if self._quiet:
-                return
-            try:
-                handler()
-            except Exception as error:
-                text = html.escape(f"{self.clip.value}: {type(error).__name__}: {error}")
-                self.note.value = f"<b role='alert' style='{_RED}'>{text}</b>"
-                raise
-            self.note.value = ""
-
-        return observer
+        return guarded(self, handler, lambda: f"{self.clip.value}: ")
 
 
 def browse(data: Dataset, model: VideoModel) -> Browser:

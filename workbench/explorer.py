@@ -195,7 +195,7 @@ class Explorer(widgets.VBox):
                     self.frame: self._draw, self.view: self._on_look, self.opacity: self._on_look,
                     self.boxes: self._on_look}  # fmt: skip
         for control, handler in handlers.items():
-            control.observe(_guarded(self, handler), "value")
+            control.observe(guarded(self, handler), "value")
 
     def _list_classes(self, chosen: int) -> None:
         """Offer the classes that the search finds, most probable first, and the chosen one."""
@@ -321,8 +321,11 @@ def explore(explanation: Explanation | Sequence[Explanation]) -> Explorer:
     return Explorer(explanations)
 
 
-def _guarded(app: Explorer, handler: Callable[[], None]) -> Callable[[Any], None]:
-    """Return an observer that shows in the explorer what goes wrong in a handler, and raises it."""
+def guarded(app: Any, handler: Callable[[], None], subject: Callable[[], str] = lambda: "") -> Callable[[Any], None]:
+    """Return an observer that shows in an app's `note` what goes wrong in a handler, and raises it.
+
+    `subject` says what the handler was at, for the message. Nothing is called while the app is `_quiet`.
+    """
 
     @functools.wraps(handler)
     def observer(_change: Any) -> None:
@@ -331,7 +334,7 @@ def _guarded(app: Explorer, handler: Callable[[], None]) -> Callable[[Any], None
         try:
             handler()
         except Exception as error:
-            text = html.escape(f"{type(error).__name__}: {error}")
+            text = html.escape(f"{subject()}{type(error).__name__}: {error}")
             app.note.value = f"<b role='alert' style='{_RED}'>{text}</b>"
             raise
         app.note.value = ""
