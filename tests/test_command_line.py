@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -41,6 +44,25 @@ def test_the_demo_explains_a_video_with_a_space_in_its_name(tmp_path, monkeypatc
         assert (made / name).stat().st_size > 1000
     executed = nbformat.read(made / "quickstart.ipynb", as_version=4)
     assert not any(o.output_type == "error" for c in executed.cells if c.cell_type == "code" for o in c.outputs)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to a single process")
+def test_an_interrupted_demo_ends_without_a_traceback():
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "workbench", "demo"],
+        cwd=command.ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    said = demo.stdout.readline()
+    assert said.startswith("[1/")
+    demo.send_signal(signal.SIGINT)
+    rest, _ = demo.communicate(timeout=120)
+    assert demo.returncode == 130
+    assert "Interrupted" in rest
+    assert "Traceback" not in rest
 
 
 def test_help_names_the_commands(capsys):

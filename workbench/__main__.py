@@ -39,7 +39,7 @@ def demo(video: str | None) -> int:
     """Execute the quickstart notebook on a video, cell by cell, and print what it found and where it is."""
     import nbformat
     from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
 
     source = ROOT / "notebooks" / "00_quickstart.ipynb"
     if not source.is_file():
@@ -79,8 +79,8 @@ def demo(video: str | None) -> int:
     except CellExecutionError as error:
         print(f"\nThe notebook stopped: {error.ename}: {error.evalue}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("\nInterrupted; nothing is left half-written.", file=sys.stderr)
+    except (KeyboardInterrupt, AssertionError, DeadKernelError):  # on Ctrl-C nbclient ends the kernel under itself
+        print("\nInterrupted, or out of memory: the kernel is gone. No file is left half-written.", file=sys.stderr)
         return 130
     nbformat.write(notebook, executed)
     said = "".join(o.get("text", "") for o in notebook.cells[code[-1]].outputs if o.output_type == "stream")
