@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from .clips import frame_indices
-from .models import InputSpec, VideoModel, wrap_model
+from .models import VideoModel, wrap_model
 from .models.mfnet import MFNet3d
 from .models.zoo import SAMPLES_INPUT, SAMPLES_MFNET, WEIGHTS
 from .samples import CLASSES, DURATION, FPS, TRAINING_SEEDS, draw_scene
@@ -129,7 +129,8 @@ def train_on_samples(
             optimizer, stage.rate, total_steps=stage.steps, pct_start=stage.warmup
         )
         for step, (frames, target) in zip(range(stage.stop or stage.steps), loader):
-            logits = module(_normalised(frames, model.input))
+            x = model.input.normalise(frames.to(model.device)).to(memory_format=torch.channels_last_3d)
+            logits = module(x)
             loss = nn.functional.cross_entropy(logits, target.to(logits.device), label_smoothing=smoothing)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -153,12 +154,6 @@ def save_weights(model: VideoModel, folder: str | Path, name: str, **facts: Any)
     facts = {"sha256": digest, "classes": model.classes, **facts}
     file.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
     return file
-
-
-def _normalised(frames: torch.Tensor, spec: InputSpec) -> torch.Tensor:
-    """Return clips (N, T, H, W, 3) uint8 as the network takes them, (N, 3, T, H, W)."""
-    mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (spec.mean, spec.std))
-    return ((frames.permute(0, 4, 1, 2, 3) / 255 - mean) / std).to(memory_format=torch.channels_last_3d)
 
 
 def _recipe() -> list[dict[str, Any]]:

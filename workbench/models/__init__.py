@@ -67,9 +67,12 @@ class InputSpec:
 
     def tensor(self, clip: Clip, device: torch.device | str = "cpu") -> torch.Tensor:
         """Return a clip that is already as the network sees it as (1, 3, T, H, W) float32."""
-        frames = torch.from_numpy(np.ascontiguousarray(clip.frames)).to(device)
-        x = frames.permute(3, 0, 1, 2).float().div_(255)
-        return x.sub_(self._column(self.mean, device)).div_(self._column(self.std, device)).unsqueeze(0)
+        return self.normalise(torch.from_numpy(np.ascontiguousarray(clip.frames)).to(device)[None])
+
+    def normalise(self, frames: torch.Tensor) -> torch.Tensor:
+        """Return clips (N, T, H, W, 3) uint8 as the network takes them, (N, 3, T, H, W) float32, on their device."""
+        x = frames.permute(0, 4, 1, 2, 3) / 255
+        return x.sub_(self._column(self.mean, x.device)).div_(self._column(self.std, x.device))
 
     def picture(self, tensor: torch.Tensor) -> np.ndarray:
         """Return the frames (T, H, W, 3) uint8 that an input (1, 3, T, H, W) shows."""

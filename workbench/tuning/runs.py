@@ -213,10 +213,8 @@ class Run:
 
     def _logits(self, frames: torch.Tensor) -> torch.Tensor:
         """Return logits (N, classes) of clips (N, T, H, W, 3) uint8."""
-        spec, device = self.tuned.input, self.accelerator.device
-        mean, std = (torch.tensor(values, device=device).view(3, 1, 1, 1) for values in (spec.mean, spec.std))
-        x = (frames.to(device, non_blocking=True).permute(0, 4, 1, 2, 3) / 255 - mean) / std
-        logits = self.network(x)
+        device_frames = frames.to(self.accelerator.device, non_blocking=True)
+        logits = self.network(self.tuned.input.normalise(device_frames))
         expected = (len(frames), len(self.tuned.classes or ()))
         if not isinstance(logits, torch.Tensor) or logits.shape != expected:
             got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
