@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -89,11 +91,13 @@ def test_activations_are_those_the_head_saw_despite_in_place_relu(clip):
     module = mfnet()
     exact = wb.explain(wb.wrap_model(module, SPEC), clip)
     assert float(exact.activations.min()) >= 0
-    # The layer before the in-place ReLU is another one: signed maps, and no pooled linear end.
+    # The layer before the in-place ReLU gives signed maps: only what is positive of them gives the logits.
     before = wb.explain(wb.wrap_model(module, SPEC, layer="tail.bn"), clip)
-    assert not before.exact
-    torch.testing.assert_close(before.activations.relu(), exact.activations)
-    assert float(before.activations.min()) < 0
+    assert before.exact
+    torch.testing.assert_close(before.activations, exact.activations)
+    signed = wb.explain(wb.wrap_model(module, SPEC, layer="tail.bn"), clip, weights="gradient")
+    torch.testing.assert_close(signed.activations.relu(), exact.activations)
+    assert float(signed.activations.min()) < 0
 
 
 def test_channels_last_maps_come_back_with_the_right_axes(clip):
@@ -129,12 +133,9 @@ def test_other_heads_get_gradient_weights_and_say_so(clip):
 def test_gradient_weights_of_a_pooled_linear_head_are_its_weights(clip):
     module = mfnet()
     exact = wb.explain(wb.wrap_model(module, SPEC), clip)
-    # On the layer after which only pooling and the head come, Grad-CAM is CAM: force it by a gradient target.
-    from workbench.explanations import Target
-
-    model = wb.wrap_model(module, SPEC)
-    model.found = Target("tail", None)
-    by_gradient = wb.explain(model, clip)
+    # On the layer after which only pooling and the head come, Grad-CAM is CAM.
+    by_gradient = wb.explain(wb.wrap_model(module, SPEC), clip, weights="gradient")
+    assert not by_gradient.exact
     for number in range(6):
         torch.testing.assert_close(by_gradient.class_weights(number), exact.class_weights(number), rtol=1e-4, atol=1e-5)
 
@@ -277,3 +278,39 @@ def test_a_1x1x1_convolution_is_a_head(clip):
     ex = wb.explain(wb.wrap_model(module, SPEC), clip)
     assert ex.exact
     torch.testing.assert_close(ex.weights, module[2].weight.flatten(1).detach())
+
+
+class ReluInForward(nn.Module):
+    """The last ReLU is a function, as in torchvision's DenseNet: no layer gives the maps that are pooled."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv3d(3, 6, 4, 4)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.head(torch.relu_(self.stem(x)).mean((2, 3, 4)))
+
+
+def test_a_relu_that_is_no_layer_is_found(clip):
+    torch.manual_seed(0)
+    module = ReluInForward()
+    ex = wb.explain(wb.wrap_model(module, SPEC), clip)
+    assert (ex.exact, ex.layer) == (True, "stem")
+    assert float(ex.activations.min()) == 0
+    torch.testing.assert_close(ex.weights, module.head.weight.detach())
+    by_gradient = wb.explain(wb.wrap_model(module, SPEC), clip, weights="gradient")
+    assert float(by_gradient.activations.min()) < 0  # the gradient is by the layer's own output
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU: install g++")
+def test_a_compiled_model_says_the_same(clip):
+    plain = wb.explain(wb.wrap_model(mfnet(), SPEC), clip)
+    model = wb.wrap_model(mfnet(), SPEC, compile=True)
+    for _ in range(2):
+        ex = wb.explain(model, clip)
+        assert ex.exact
+        torch.testing.assert_close(ex.activations, plain.activations, rtol=1e-4, atol=1e-5)
+    wrapped = wb.explain(wb.wrap_model(torch.compile(mfnet()), SPEC), clip)
+    assert (wrapped.layer, wrapped.exact) == ("tail", True)

@@ -15,7 +15,9 @@ from ipywidgets.widgets.widget import _instances
 from PIL import Image
 
 import workbench as wb
-from workbench.explanations import Explanation
+from workbench.explanations import Explanation, _Graph
+from workbench.layouts import Layout
+from workbench.targets import Site, Target
 from workbench.models.mfnet import MFNet3d
 
 
@@ -45,7 +47,7 @@ def made_up(classes: int = 8, channels: int = 12, seed: int = 0, **changes: Any)
     names = [f"class {number:03d}" for number in range(classes)]
     logits = weights @ maps.mean((1, 2, 3))
     return replace(
-        Explanation(logits, maps, torch.zeros(classes), True, 0.0, "layer", clip, names, _weights=weights),
+        Explanation(logits, (maps,), torch.zeros(classes), True, 0.0, "layer", clip, names, _weights=weights),
         **changes,
     )
 
@@ -263,9 +265,10 @@ def test_weights_from_gradients() -> None:
     maps = torch.rand(1, 6, 4, 3, 4, requires_grad=True)
     logits = (maps**2).mean((2, 3, 4))[0]
     base = made_up(classes=6, channels=6)
+    target = Target("logits", (Site("layer", 0, Layout("CTHW", (4, 3, 4))),), head=None)
     ex = replace(
-        base, logits=logits.detach(), activations=maps.detach()[0], exact=False, residual=math.nan,
-        _weights=None, _graph=(logits, maps),
+        base, logits=logits.detach(), maps=(maps.detach()[0],), exact=False, residual=math.nan,
+        _weights=None, _graph=_Graph(logits, (maps,), target, "gradient"),
     )  # fmt: skip
     app = wb.explore(ex)
     said = []

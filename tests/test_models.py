@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import pickle
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import safetensors.torch
 import torch
 
 import workbench as wb
+from workbench.models.checkpoints import read_checkpoint, read_file
 from workbench.models.mfnet import MFNet3d
 
 REFERENCE = Path(__file__).parent / "reference" / "mfnet3d_state_dict.json"
@@ -108,16 +111,116 @@ def test_bad_checkpoints_are_refused(published, tmp_path):
         wb.load_model("mfnet3d", checkpoint=path, classes=["a", "b"])
 
 
-class _Evil:
+class Evil:
+    """What a pickle can do: leave a file behind where it is loaded."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
     def __reduce__(self):
-        return (exec, ("raise SystemExit('ran')",))
+        return (exec, (f"open({str(self.mark)!r}, 'w')",))
 
 
-def test_a_checkpoint_runs_no_code(tmp_path):
-    with open(tmp_path / "evil.pth", "wb") as file:
-        pickle.dump({"state_dict": _Evil()}, file)
-    with pytest.raises(ValueError, match=r"evil\.pth"):
-        wb.load_model("mfnet3d", checkpoint=tmp_path / "evil.pth")
+def evil_files(folder, content):
+    with open(folder / "bare.pth", "wb") as file:
+        pickle.dump(content, file, protocol=2)
+    torch.save(content, folder / "zip.pth")
+    torch.save(content, folder / "legacy.pth", _use_new_zipfile_serialization=False)
+    return [folder / name for name in ("bare.pth", "zip.pth", "legacy.pth")]
+
+
+@pytest.mark.parametrize("inside", ["state_dict", "args"])
+def test_a_checkpoint_runs_no_code(inside, tmp_path):
+    mark, weight = tmp_path / "ran", {"weight": torch.zeros(1)}
+    evil = Evil(mark) if inside == "state_dict" else argparse.Namespace(lr=0.1, more=Evil(mark))
+    for path in evil_files(tmp_path, {inside: evil, "state_dict" if inside == "args" else "more": weight}):
+        with pytest.raises(
+            ValueError, match=rf"{path.name} needs (\w+\.)?exec, .*argparse\.Namespace.*weights_only=False"
+        ):
+            read_checkpoint(path)
+        assert not mark.exists()
+
+
+class Sneaky(argparse.Namespace):
+    """Not the type that is let through, but one made from it."""
+
+
+def test_exactly_argparse_s_namespace_is_let_through_and_only_here(tmp_path):
+    before = torch.serialization.get_safe_globals()
+    content = {"state_dict": {"weight": torch.ones(2)}, "args": argparse.Namespace(lr=0.1, steps=[20, 40], arch="r50")}
+    for legacy in (False, True):
+        torch.save(content, tmp_path / "epic.pth.tar", _use_new_zipfile_serialization=not legacy)
+        assert read_checkpoint(tmp_path / "epic.pth.tar")["weight"].tolist() == [1, 1]
+        assert read_file(tmp_path / "epic.pth.tar")["args"].steps == [20, 40]
+    for args, told in ((Sneaky(a=1), "Sneaky"), (argparse.HelpFormatter("x"), "HelpFormatter"), (Path("x"), "Path")):
+        torch.save({**content, "args": args}, tmp_path / "other.pth")
+        with pytest.raises(ValueError, match=rf"other\.pth needs [\w.]*{told}"):
+            read_checkpoint(tmp_path / "other.pth")
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "whole.pth")
+    with pytest.raises(ValueError, match=r"whole\.pth needs torch\.nn\.modules\.linear\.Linear"):
+        read_checkpoint(tmp_path / "whole.pth")
+    assert torch.serialization.get_safe_globals() == before
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"model": state, "epoch": 3},
+        lambda state: {"model_state": state},
+        lambda state: {"model_state_dict": state, "loss": 0.1},
+        lambda state: {"model": {"state_dict": state}, "optimizer": {}},
+        lambda state: {"state_dict": {f"module.{name}": value for name, value in state.items()}},
+        lambda state: {f"_orig_mod.module.{name}": value for name, value in state.items()},
+        lambda state: OrderedDict(state),
+    ],
+)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_state_dicts_are_found_however_they_are_wrapped(wrap, legacy, tmp_path):
+    state = {"module_a.weight": torch.ones(2), "b.bias": torch.zeros(3)}
+    torch.save(wrap(state), tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
+    found = read_checkpoint(tmp_path / "w.pth")
+    assert {name: value.tolist() for name, value in found.items()} == {
+        "module_a.weight": [1, 1],
+        "b.bias": [0, 0, 0],
+    }
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"state_dict": {}}, {}, torch.ones(2), {"a": {"b": 1}}])
+def test_files_without_a_state_dict_say_so(content, tmp_path):
+    torch.save(content, tmp_path / "none.pth")
+    with pytest.raises(ValueError, match=r"none\.pth holds no state dict"):
+        read_checkpoint(tmp_path / "none.pth")
+
+
+def test_files_cut_anywhere_are_refused(tmp_path):
+    state = {"a": torch.randn(300), "b": torch.randn(20)}
+    for legacy in (False, True):
+        torch.save(state, tmp_path / "whole.pth", _use_new_zipfile_serialization=not legacy)
+        whole = (tmp_path / "whole.pth").read_bytes()
+        for length in range(0, len(whole) - 1, 97):
+            (tmp_path / "cut.pth").write_bytes(whole[:length])
+            with pytest.raises(ValueError, match=r"cut\.pth"):
+                read_checkpoint(tmp_path / "cut.pth")
+
+
+def test_the_oldest_tar_format_is_refused_with_a_reason(tmp_path):
+    import tarfile
+
+    with tarfile.open(tmp_path / "old.tar", "w") as tar:
+        for name in ("storages", "tensors", "pickle"):
+            (tmp_path / name).write_bytes(pickle.dumps(0))
+            tar.add(tmp_path / name, name)
+    with pytest.raises(ValueError, match=r"old\.tar .*tar"):
+        read_checkpoint(tmp_path / "old.tar")
+
+
+def test_batch_counts_may_be_missing_as_in_old_files(published, tmp_path):
+    _, module = published
+    state = {name: value for name, value in module.state_dict().items() if "num_batches" not in name}
+    torch.save(state, tmp_path / "old.pth")
+    model = wb.load_model("mfnet3d", checkpoint=tmp_path / "old.pth", device="cpu")
+    assert torch.equal(model.module.classifier.weight, module.classifier.weight)
 
 
 def test_unknown_model_lists_the_known():

@@ -35,6 +35,7 @@ _HOMES = {
     "explorer": ("Explorer", "explore"),
     "metrics": ("pointing_game",),
     "models": ("InputSpec", "VideoModel", "list_models", "load_model", "wrap_model"),
+    "models.tsn": ("TSN",),
     "overlays": ("draw_boxes", "filmstrip", "focus", "heat", "save_picture", "save_video"),
     "tubes": ("Tube",),
     "tuning": ("Training", "fine_tune"),
@@ -75,6 +76,7 @@ if TYPE_CHECKING:  # the same, for type checkers and editors
     from .explorer import Explorer, explore
     from .metrics import pointing_game
     from .models import InputSpec, VideoModel, list_models, load_model, wrap_model
+    from .models.tsn import TSN
     from .overlays import draw_boxes, filmstrip, focus, heat, save_picture, save_video
     from .tubes import Tube
     from .tuning import Training, fine_tune

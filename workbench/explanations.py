@@ -1,40 +1,38 @@
 """Explanations: one forward pass, from which any Saliency Tube follows.
 
-`explain` runs a network on a clip and keeps the activation maps of the target layer and the class weights.
-The layer and its head are found by the completeness test: where a network ends in average pooling and a
-linear layer, mean over (T', H', W') of Σ_j y_ij a_j plus the bias *is* logit i. A layer for which that
-holds is the right one, with the right axes; where none does, weights come from gradients, and
-the explanation says so.
+`explain` runs a network on a clip and keeps the activation maps of the target layer and the class weights: those of
+the linear head where the network ends in average pooling and one, gradients elsewhere. `targets` finds which.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from tqdm.auto import tqdm
 
 from .clips import Clip
 from .models import VideoModel, find_module
+from .models.outputs import are_probabilities, named_outputs, pick_output
+from .targets import TOLERANCE, Target, find_targets, linear_head, residual
 from .tubes import Tube, activation_map, upsample
+from .watching import Capture, Key, refuse_nan
 
-__all__ = ["Explanation", "explain"]
+__all__ = ["WEIGHTS", "Explanation", "explain"]
 
-TOLERANCE = 1e-4  # of the largest logit: what the completeness test may miss by
+WEIGHTS = ("gradient", "gradient++", "layer")  # kinds that can be asked for
 
 
 @dataclass(frozen=True)
-class Target:
-    """What is explained of a network: the dotted names of the layer and, if exact, of its linear head."""
+class _Graph:
+    """What gradients are taken of: logits (N,), and each pathway's layer output as the network made it."""
 
-    layer: str
-    head: str | None
-    channels_last: bool = False
+    logits: torch.Tensor
+    outputs: tuple[torch.Tensor, ...]
+    target: Target
+    kind: str
 
 
 @dataclass(eq=False, repr=False)
@@ -43,18 +41,19 @@ class Explanation:
 
     Attributes:
         logits: (N,) float32.
-        activations: (C, T', H', W') float32 maps of the target layer.
+        maps: activation maps (C, T', H', W') float32 of the target layer, one tensor for each pathway.
         bias: (N,) of the linear head, zeros where weights come from gradients.
         exact: whether mean(tube before upsampling) + bias is the logit, for every class.
         residual: the largest violation of that identity, as a share of the largest |logit|; NaN where not exact.
-        layer: dotted name of the target layer.
+        layer: dotted name of the target layer; of two pathways both, joined by " + ".
         clip: the clip as the network saw it; every tube has its size.
         classes: N class names.
         model: name of the model.
+        output: which of the network's outputs this explains; `outputs` has all, and `select` gives another's.
     """
 
     logits: torch.Tensor
-    activations: torch.Tensor
+    maps: tuple[torch.Tensor, ...]
     bias: torch.Tensor
     exact: bool
     residual: float
@@ -62,9 +61,39 @@ class Explanation:
     clip: Clip
     classes: list[str]
     model: str = ""
+    output: str = "logits"
     _weights: torch.Tensor | None = None
-    _graph: tuple[torch.Tensor, torch.Tensor] | None = None  # logits and maps, still connected
-    _rows: dict[int, torch.Tensor] = field(default_factory=dict)
+    _graph: _Graph | None = None
+    _rows: dict[int, list[torch.Tensor]] = field(default_factory=dict)
+    _siblings: dict[str, Explanation] = field(default_factory=dict)
+
+    @property
+    def activations(self) -> torch.Tensor:
+        """(C, T', H', W') float32: the maps of the target layer.
+
+        Of two pathways one after the other, each repeated to the finer grid, which leaves their means as they are.
+        """
+        if len(self.maps) == 1:
+            return self.maps[0]
+        grid = [max(maps.shape[axis] for maps in self.maps) for axis in (1, 2, 3)]
+        return torch.cat([_repeated(maps, grid) for maps in self.maps])
+
+    @property
+    def pathways(self) -> tuple[str, ...]:
+        """The layer of each pathway; most networks have one."""
+        return tuple(self.layer.split(" + "))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the network's outputs, `output` among them."""
+        return tuple(self._siblings) or (self.output,)
+
+    def select(self, output: str) -> Explanation:
+        """Return the explanation of another output (the nouns beside the verbs), from the same forward pass.
+
+        Raises KeyError that lists the outputs.
+        """
+        return self._siblings[pick_output(self._siblings or {self.output: self}, output)] if self._siblings else self
 
     @property
     def probabilities(self) -> torch.Tensor:
@@ -75,7 +104,7 @@ class Explanation:
     def weights(self) -> torch.Tensor | None:
         """(N, C) class weights y; where they come from gradients, None until all classes have been asked for."""
         if self._weights is None and len(self._rows) == len(self.classes):
-            self._weights = torch.stack([self._rows[i] for i in range(len(self.classes))])
+            self._weights = torch.stack([self.class_weights(i) for i in range(len(self.classes))])
         return self._weights
 
     def class_weights(self, target: int | str | None = None) -> torch.Tensor:
@@ -84,16 +113,29 @@ class Explanation:
         Where the head is pooled and linear these are its weights. Elsewhere they are Grad-CAM's (Selvaraju et
         al., ICCV 2017), ∂logit_i/∂a_j summed over a map's voxels; on a pooled linear head that sum is the head's
         weight, so τ has the same units. Computed from the kept graph: no second forward pass.
+
+        Of an explanation made with weights="gradient++" those of Grad-CAM++ (Chattopadhay et al., WACV 2018); with
+        "layer" LayerCAM's (Jiang et al., TIP 2021), one for each voxel: (C, T', H', W').
         """
-        number = self.class_id(target)
+        weights = self._pathway_weights(self.class_id(target))
+        if weights[0].ndim > 1:
+            weights = [_repeated(each, list(self.activations.shape[1:])) for each in weights]
+        return torch.cat(weights)
+
+    def _pathway_weights(self, number: int) -> list[torch.Tensor]:
+        """Return the class weights of each pathway: (C,), or (C, T', H', W') of its maps."""
         if self._weights is not None:
-            return self._weights[number]
+            return list(self._weights[number].split([len(maps) for maps in self.maps]))
         if number not in self._rows:
             if self._graph is None:
                 raise RuntimeError("the gradients of this explanation are gone: explain the clip again")
-            logits, maps = self._graph
-            (gradient,) = torch.autograd.grad(logits[number], maps, retain_graph=True)
-            self._rows[number] = _channels_first(gradient[0], self.activations.shape).float().sum((1, 2, 3))
+            graph = self._graph
+            gradients = torch.autograd.grad(graph.logits[number], graph.outputs, retain_graph=True)
+            layouts = [site.layout for site in graph.target.sites]
+            self._rows[number] = [
+                _KINDS[graph.kind](layout.arranged(gradient).float(), maps)
+                for layout, gradient, maps in zip(layouts, gradients, self.maps)
+            ]
         return self._rows[number]
 
     def class_id(self, target: int | str | None = None) -> int:
@@ -122,31 +164,41 @@ class Explanation:
             }
         )
 
-    def tube(self, target: int | str | None = None, tau: float | None = None) -> Tube:
+    def tube(self, target: int | str | None = None, tau: float | None = None, pathway: int | str | None = None) -> Tube:
         """Return the Saliency Tube of a class (Eq. 1 and 2, then a cubic spline to the clip's size).
 
         Args:
             target: class name or 0-based id; None: the predicted class.
             tau: keep the features whose class weight is at least this; None keeps all.
+            pathway: of a network of two pathways the one to show, by name or number; None: the sum of both.
 
         Raises:
-            KeyError, IndexError: no such class.
+            KeyError, IndexError: no such class or pathway.
             ValueError: τ is not a finite number.
         """
         number = self.class_id(target)
-        low, kept = activation_map(self.activations, self.class_weights(number), tau)
-        return self._upsampled(low, kept, number, self.classes[number], tau)
+        chosen, first, parts = self._pathway(pathway), 0, []
+        for place, (maps, weights) in enumerate(zip(self.maps, self._pathway_weights(number))):
+            if chosen in (None, place):
+                low, kept = activation_map(maps, weights, tau)
+                parts.append((low, kept + first))
+            first += len(maps)
+        return self._upsampled(parts, number, self.classes[number], tau)
 
     def feature_tube(self, channel: int) -> Tube:
         """Return one activation map at the clip's size: what a single feature responds to (Fig. 1b).
 
         Raises IndexError where the layer has no such channel.
         """
-        count = len(self.activations)
+        count = sum(map(len, self.maps))
         if not 0 <= int(channel) < count:
             raise IndexError(f"channel {channel}: layer {self.layer!r} has {count} channels, counted from 0")
-        kept = torch.tensor([int(channel)])
-        return self._upsampled(self.activations[int(channel)], kept, None, f"feature {int(channel)}", None)
+        place = number = int(channel)
+        for maps in self.maps:
+            if place < len(maps):
+                break
+            place -= len(maps)
+        return self._upsampled([(maps[place], torch.tensor([number]))], None, f"feature {number}", None)
 
     def channels(self, target: int | str | None = None, top: int | None = 10) -> pd.DataFrame:
         """Return the features that speak loudest for a class, as a DataFrame.
@@ -155,263 +207,197 @@ class Explanation:
         the bias, the contributions of all channels add up to the logit where the explanation is exact. The
         `top` largest contributions; None for all channels.
         """
-        weights = self.class_weights(target).cpu()
-        means = self.activations.mean((1, 2, 3)).cpu()
+        weights = self.class_weights(target)
+        contributions = (weights.view(len(weights), -1, 1, 1) if weights.ndim == 1 else weights) * self.activations
+        weights = weights if weights.ndim == 1 else weights.mean((1, 2, 3))
         table = pd.DataFrame(
             {
                 "channel": np.arange(len(weights)),
-                "weight": weights.numpy(),
-                "mean activation": means.numpy(),
-                "contribution": (weights * means).numpy(),
+                "weight": weights.cpu().numpy(),
+                "mean activation": self.activations.mean((1, 2, 3)).cpu().numpy(),
+                "contribution": contributions.mean((1, 2, 3)).cpu().numpy(),
             }
         ).sort_values("contribution", ascending=False, ignore_index=True)
         return table if top is None else table.head(top)
 
+    def _pathway(self, wanted: int | str | None) -> int | None:
+        if isinstance(wanted, str):
+            if wanted not in self.pathways:
+                raise KeyError(f"no pathway {wanted!r}; there are {', '.join(self.pathways)}")
+            return self.pathways.index(wanted)
+        if wanted is not None and not 0 <= wanted < len(self.maps):
+            raise IndexError(f"pathway {wanted}: the network has {len(self.maps)}, counted from 0")
+        return wanted
+
     def _upsampled(
-        self, low: torch.Tensor, kept: torch.Tensor, target: int | None, label: str, tau: float | None
+        self, parts: list[tuple[torch.Tensor, torch.Tensor]], target: int | None, label: str, tau: float | None
     ) -> Tube:
-        volume = upsample(low, (len(self.clip), *self.clip.size))
+        """Return the tube of one map (T', H', W') and its channels, or the sum of several."""
+        size = (len(self.clip), *self.clip.size)
+        volume = torch.stack([upsample(low, size) for low, _ in parts]).sum(0)
+        grid = [max(low.shape[axis] for low, _ in parts) for axis in range(3)]
+        low = torch.cat([_repeated(low[None], grid) for low, _ in parts]).sum(0)
         return Tube(
             volume=volume.cpu().numpy(),
             target=target,
             label=label,
             tau=None if tau is None else float(tau),
-            channels=kept.cpu().numpy(),
-            features=len(self.activations),
+            channels=torch.cat([kept for _, kept in parts]).cpu().numpy(),
+            features=sum(map(len, self.maps)),
             map=low.float().cpu().numpy(),
             times=self.clip.times,
         )
 
     def __repr__(self) -> str:
         best = self.class_id()
-        how = f"exact, residual {self.residual:.1e}" if self.exact else "gradient weights"
-        channels, *size = self.activations.shape
+        kind = "gradient" if self._graph is None else self._graph.kind
+        how = f"exact, residual {self.residual:.1e}" if self.exact else f"{kind} weights"
+        sizes = " + ".join(f"{len(maps)} maps of {'×'.join(map(str, maps.shape[1:]))}" for maps in self.maps)
         return (
             f"<Explanation by {self.model}: {self.classes[best]!r} at {float(self.probabilities[best]):.1%}, "
-            f"{channels} maps of {'×'.join(map(str, size))} at {self.layer!r}, {how}>"
+            f"{sizes} at {self.layer!r}, {how}>"
         )
 
 
-def explain(model: VideoModel, clip: Clip | torch.Tensor) -> Explanation:
+def explain(model: VideoModel, clip: Clip | torch.Tensor, weights: str | None = None) -> Explanation:
     """Run a model on a clip once, and keep what every tube needs.
 
     Args:
         model: from `wb.load_model` or `wb.wrap_model`. On its first clip the target layer and its head are
-            looked for (or `model.layer`, `model.head` taken) and remembered.
+            looked for (or `model.layer`, `model.head` taken) and remembered, and the faster memory format is measured.
         clip: a `Clip`; one with more frames than the network takes is sampled as `model.input` says. A ready
             tensor (1, 3, T, H, W) is taken as it is.
+        weights: None: those of the head where it is pooled and linear, gradients elsewhere. "gradient", "gradient++" or
+            "layer" ask for those, see `Explanation.class_weights`.
 
     Returns:
-        An `Explanation`. The network's training flags, hooks and gradients are as before.
+        An `Explanation`, of the first output where the network has several (or of `model.output`). The network's
+        training flags, hooks, gradients and memory format are as before.
 
     Raises:
         ValueError: a clip of the wrong length or size, NaN in the network, no layer with a spatio-temporal map,
             or a number of class names that is not that of the logits.
         KeyError: `model.layer` or `model.head` names no module.
     """
+    if weights not in (None, *WEIGHTS):
+        raise ValueError(f"weights: expected None or one of {', '.join(WEIGHTS)}; got {weights!r}")
     seen, x = model.prepare(clip)
-    known = model.found is not None
-    with model.evaluating() as module:
-        if not known:
-            model.found = _find_target(module, x, model.layer, model.head)
-        target: Target = model.found
-        keep_graph = target.head is None
-        logits, maps = _forward(module, x, target.layer, keep_graph)
-        head = None if target.head is None else _linear(find_module(module, target.head))
-        if head is None:
-            return _by_gradient(model, seen, target, logits, maps)
-        activations = (maps[0].movedim(-1, 0) if target.channels_last else maps[0]).float().contiguous()
-        weights, bias = head
-        residual = _residual(activations, weights, bias, logits)
-        if not residual <= TOLERANCE:
-            _refuse_nan(module, x, logits)
-            if known:  # the network is no longer the one that was tested: look again
-                model.found = None
-                return explain(model, clip)
-            raise ValueError(
-                f"layer {target.layer!r} with head {target.head!r} misses the logits by {residual:.1e} of the "
-                "largest: they are not a pooled linear end of this network. Leave out head= for gradient weights."
-            )
-    classes = _class_names(model, len(logits))
-    return Explanation(
-        logits, activations, bias, True, residual, target.layer, seen, classes, model.name, _weights=weights
-    )
-
-
-def _by_gradient(
-    model: VideoModel, clip: Clip, target: Target, logits: torch.Tensor, maps: torch.Tensor
-) -> Explanation:
-    activations = (maps[0].movedim(-1, 0) if target.channels_last else maps[0]).detach().float().contiguous()
-    plain = logits.detach()
-    if not (plain.isfinite().all() and activations.isfinite().all()):
-        raise ValueError(f"the network's logits or its maps at {target.layer!r} hold NaN or infinite values")
-    bias = torch.zeros_like(plain)
-    classes = _class_names(model, len(plain))
-    return Explanation(
-        plain, activations, bias, False, float("nan"), target.layer, clip, classes, model.name, _graph=(logits, maps)
-    )
-
-
-def _channels_first(gradient: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    return gradient if gradient.shape == shape else gradient.movedim(-1, 0)
-
-
-def _forward(module: nn.Module, x: torch.Tensor, layer: str, keep_graph: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits (N,) and maps (1, …) of the layer; with a graph from the maps on if it is to be kept.
-
-    Up to the layer nothing is recorded, so that gradients cost memory only for the head.
-    """
-    kept: list[torch.Tensor] = []
-
-    def hook(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor | None:
-        maps = output.detach().clone()  # a following in-place ReLU would write into the output
-        kept.append(maps)
-        if not keep_graph:
-            return None
-        maps.requires_grad_()
-        torch.set_grad_enabled(True)
-        return maps.clone()
-
-    handle = find_module(module, layer).register_forward_hook(hook)
-    try:
-        with torch.no_grad():
-            output = module(x)
-    finally:
-        handle.remove()
-    _check_logits(output)
-    return output[0], kept[-1]
-
-
-def _find_target(module: nn.Module, x: torch.Tensor, layer: str | None, head: str | None) -> Target:
-    """Run the network once with every module watched, and find what is to be explained.
-
-    Exact first: the last layer whose maps, pooled and put through a linear head, give the logits. Otherwise
-    the last layer with a spatio-temporal map.
-    """
-    written: dict[str, int] = {}
-    with _watching(module, written) as outputs, torch.no_grad():
-        logits = module(x)
-    _check_logits(logits)
-    _refuse_nan(module, x, logits[0])
-    layers = [layer] if layer is not None else [name for name, _ in reversed(outputs)]
-    maps = {name: output for name, output in outputs if isinstance(output, torch.Tensor) and output.ndim == 5}
-    # What an in-place ReLU has since written to is no longer what the layer gave.
-    intact = {name: maps[name] for name in layers if name in maps and maps[name]._version == written[name]}
-    for name, part in reversed(_heads(module, head, logits.shape[1]).items()):
-        for candidate, values in intact.items():
-            channels_last = _proves(values[0], part, logits[0])
-            if channels_last is not None:
-                return Target(candidate, name, channels_last)
-    if head is not None:
-        raise ValueError(
-            f"no layer{'' if layer is None else f' {layer!r}'} whose pooled maps give the logits through {head!r}"
-        )
-    spatial = [name for name in layers if name in maps and min(maps[name].shape[3:]) > 1]
-    if not spatial:
-        what = "no layer" if layer is None else f"layer {layer!r} has no output"
-        raise ValueError(f"{what} with a map (1, C, T', H', W') to explain; give layer= one that has")
-    return Target(spatial[0], None)
-
-
-def _heads(module: nn.Module, name: str | None, classes: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Return weights and bias of every linear layer with so many outputs, or of the one named, by dotted name."""
-    if name is not None:
-        ends = _linear(find_module(module, name))
-        if ends is None:
-            raise ValueError(f"head {name!r} is no linear layer or 1×1×1 convolution")
-        return {name: ends}
-    found = {name: _linear(part) for name, part in module.named_modules()}
-    return {name: ends for name, ends in found.items() if ends is not None and len(ends[0]) == classes}
-
-
-def _proves(maps: torch.Tensor, head: tuple[torch.Tensor, torch.Tensor], logits: torch.Tensor) -> bool | None:
-    """Tell whether maps, pooled and put through a head, give the logits: with channels last (True), first (False).
-
-    None where they do not. Maps of one pixel, pooled already, pass the test too and show nothing: refused.
-    """
-    for channels_last in (False, True):
-        activations = maps.movedim(-1, 0) if channels_last else maps
-        fits = len(activations) == head[0].shape[1] and len(head[0]) == len(logits)
-        if fits and activations[0, 0].numel() > 1 and _residual(activations.float(), *head, logits) <= TOLERANCE:
-            return channels_last
-    return None
-
-
-@contextmanager
-def _watching(module: nn.Module, written: dict[str, int] | None = None) -> Iterator[list[tuple[str, Any]]]:
-    """Collect (name, output) of every submodule in the order in which they finish.
-
-    Outputs are not copied, so a later in-place operation shows in them; `written` takes how often each tensor
-    had been written to when its layer gave it.
-    """
-    outputs: list[tuple[str, Any]] = []
-
-    def hook(name: str, output: Any) -> None:
-        outputs.append((name, output))
-        if written is not None and isinstance(output, torch.Tensor):
-            written[name] = output._version
-
-    handles = [
-        part.register_forward_hook(lambda _m, _i, output, name=name: hook(name, output))
-        for name, part in module.named_modules()
-        if name
-    ]
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _linear(part: nn.Module) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Return weights (N, C) and bias (N,) of a linear layer or 1×1×1 convolution, None for another module."""
-    if isinstance(part, nn.Linear):
-        weight = part.weight
-    elif isinstance(part, nn.Conv3d) and part.kernel_size == (1, 1, 1) and part.groups == 1:
-        weight = part.weight.flatten(1)
-    else:
-        return None
-    weight = weight.detach().float()
-    bias = weight.new_zeros(len(weight)) if part.bias is None else part.bias.detach().float()
-    return weight, bias
-
-
-def _residual(activations: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor, logits: torch.Tensor) -> float:
-    """Return how far mean(Σ_j y_ij a_j) + bias_i is from the logits, as a share of the largest |logit|."""
-    told = weights @ activations.mean((1, 2, 3)) + bias
-    miss, scale = (told - logits).abs().max(), logits.abs().max()
-    return float(miss / scale) if scale > 0 else float(miss)
-
-
-def _check_logits(output: Any) -> None:
-    if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != 1:
-        got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise ValueError(f"expected the network to return logits (1, N), got {got}")
-
-
-def _refuse_nan(module: nn.Module, x: torch.Tensor, logits: torch.Tensor) -> None:
-    """Raise ValueError naming the first layer with a value that is not finite, if the logits have one."""
-    if logits.isfinite().all():
-        return
     if not x.isfinite().all():
         raise ValueError("the input holds NaN or infinite values")
-    for name, value in (*module.named_parameters(), *module.named_buffers()):
-        if value.is_floating_point() and not value.isfinite().all():
-            raise ValueError(f"the network's {name} holds NaN or infinite values: its training or file is broken")
-    with _watching(module) as outputs, torch.no_grad():
-        module(x)
-    for name, output in outputs:
-        if isinstance(output, torch.Tensor) and not output.isfinite().all():
-            raise ValueError(f"layer {name!r} is the first to give NaN or infinite values")
-    raise ValueError("the logits hold NaN or infinite values")
+    known = model.found is not None
+    if not known:
+        model.found = _found(model, x)
+    targets: dict[str, Target] = model.found
+    model.output = pick_output(targets, model.output) if len(targets) > 1 else model.output
+    rows, taken = _forward(model, x, targets, weights)
+    siblings: dict[str, Explanation] = {}
+    for name, target in targets.items():
+        ex = _explained(model, seen, target, rows[name], taken, weights)
+        if ex is None and known:  # the network is no longer the one that was tested: look again
+            model.found = None
+            return explain(model, clip, weights)
+        if ex is None:
+            raise ValueError(f"{type(model.network).__name__} says something else of the same clip each time")
+        siblings[name] = replace(ex, _siblings=siblings)
+    return siblings[pick_output(siblings, model.output)]
 
 
-def _class_names(model: VideoModel, count: int) -> list[str]:
-    if model.classes is None:
-        model.classes = [str(number) for number in range(count)]
-    if len(model.classes) != count:
-        raise ValueError(f"the network gives {count} logits and there are {len(model.classes)} class names")
-    return model.classes
+def _found(model: VideoModel, x: torch.Tensor) -> dict[str, Target]:
+    """Find what is to be explained; a bar shows when that takes over two seconds."""
+    with (
+        model.evaluating() as network,
+        tqdm(desc="First clip: finding the layer to explain", unit=" passes", delay=2, leave=False) as bar,
+    ):
+
+        def call() -> object:
+            bar.update()
+            return model.call(network, x)
+
+        size = (x.shape[2], x.shape[3], x.shape[4])
+        return find_targets(network, call, size, model.layer, model.head, len(model.input.pathways) or 1)
+
+
+Taken = dict[Key, torch.Tensor]
+
+
+def _forward(
+    model: VideoModel, x: torch.Tensor, targets: dict[str, Target], weights: str | None
+) -> tuple[dict[str, torch.Tensor], Taken]:
+    """Run the network once; return the logits (N,) of each output, and the layers' outputs that are explained."""
+    wanted, graph = set(), set()
+    for target in targets.values():
+        keys = {site.key for site in target.sites}
+        graph |= keys if weights is not None or target.head is None else set()
+        wanted |= keys | (set() if target.logits is None else {target.logits})
+    capture = Capture(tuple(wanted), tuple(graph))
+    with model.running(x) as network, torch.inference_mode(not graph), torch.no_grad(), capture.on(network):
+        said = model.call(network, x, fast=not graph)
+    # Inference tensors would refuse to take part in a user's own gradients.
+    taken = capture.taken if graph else {key: output.clone() for key, output in capture.taken.items()}
+    outputs = named_outputs(said)
+    rows = {}
+    for name, target in targets.items():
+        row = (outputs[name] if target.logits is None else taken[target.logits]).flatten().float()
+        rows[name] = row if graph else row.clone()
+        if target.logits is None and are_probabilities(row):
+            rows[name] = row.clamp(min=1e-30).log()
+    return rows, taken
+
+
+def _explained(
+    model: VideoModel, clip: Clip, target: Target, logits: torch.Tensor, taken: Taken, weights: str | None
+) -> Explanation | None:
+    """Return the explanation of one output; None where its head no longer gives the logits."""
+    outputs = tuple(taken[site.key] for site in target.sites)
+    linear = target.head is not None and weights is None
+    maps = tuple(
+        (site.layout.maps if linear else site.layout.arranged)(output.detach()).float().contiguous()
+        for site, output in zip(target.sites, outputs)
+    )
+    plain = logits.detach()
+    if not (plain.isfinite().all() and all(each.isfinite().all() for each in maps)):
+        _, x = model.prepare(clip)
+        with model.evaluating() as network:
+            refuse_nan(network, lambda: model.call(network, x), (x.shape[2], x.shape[3], x.shape[4]))
+    classes = model.class_names(target.output, len(plain))
+    common = (target.layer, clip, classes, model.name, target.output)
+    if not linear:
+        graph = _Graph(logits, outputs, target, weights or "gradient")
+        return Explanation(plain, maps, torch.zeros_like(plain), False, float("nan"), *common, _graph=graph)
+    head = linear_head(find_module(model.network, target.head or ""))
+    if head is None:
+        return None
+    missed = residual(torch.cat([each.mean((1, 2, 3)) for each in maps]), head, plain)
+    if not missed <= TOLERANCE:
+        return None
+    return Explanation(plain, maps, head[1].clone(), True, missed, *common, _weights=head[0].clone())
+
+
+def _grad_cam(gradient: torch.Tensor, _maps: torch.Tensor) -> torch.Tensor:
+    return gradient.sum((1, 2, 3))
+
+
+def _grad_cam_plus_plus(gradient: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+    """Weigh each voxel's positive gradient by α = g² / (2 g² + g³ Σ a), Eq. 19 of the paper, and sum over voxels."""
+    square = gradient**2
+    below = 2 * square + gradient**3 * maps.sum((1, 2, 3), keepdim=True)
+    share = torch.where(below != 0, square / torch.where(below != 0, below, 1), 0)
+    return (share * gradient.relu()).sum((1, 2, 3))
+
+
+def _layer_cam(gradient: torch.Tensor, _maps: torch.Tensor) -> torch.Tensor:
+    """Weigh each voxel by its own positive gradient; times the number of voxels, so that τ keeps its units."""
+    return gradient.relu() * gradient[0].numel()
+
+
+_KINDS = {"gradient": _grad_cam, "gradient++": _grad_cam_plus_plus, "layer": _layer_cam}
+
+
+def _repeated(maps: torch.Tensor, grid: list[int]) -> torch.Tensor:
+    """Return maps (C, T', H', W') with each voxel repeated to a finer grid."""
+    for axis, size in enumerate(grid, start=1):
+        maps = maps.repeat_interleave(size // maps.shape[axis], axis) if size > maps.shape[axis] else maps
+    return maps
 
 
 def _no_class(target: str, classes: list[str]) -> str:

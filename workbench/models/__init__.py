@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from ..clips import Clip
+from .formats import faster_channels_last, in_channels_last
+from .outputs import are_probabilities, named_outputs, pick_output
 
 __all__ = ["InputSpec", "VideoModel", "list_models", "load_model", "wrap_model"]
 
@@ -26,7 +28,11 @@ class InputSpec:
             side that long and keeps the aspect; None leaves it.
         crop: centre cut-out, (height, width) or a number for a square; None for all of the picture.
         stride: every how many-th frame of a longer clip, centred; None spreads them evenly over it.
-        mean, std: per channel (red, green, blue), in units of [0, 1]: the network sees (x / 255 - mean) / std.
+        mean, std: per channel, in units of [0, 1] and in the network's order of channels: it sees
+            (x / 255 - mean) / std. A network fed with values up to 255 has a std of 1 / 255.
+        bgr: the network takes blue, green, red.
+        pathways: for a network that takes a list of inputs, each with every so many-th frame: (4, 1) for SlowFast.
+        time_first: the network takes (1, T, 3, H, W).
     """
 
     frames: int = 16
@@ -35,12 +41,17 @@ class InputSpec:
     stride: int | None = None
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    bgr: bool = False
+    pathways: tuple[int, ...] = ()
+    time_first: bool = False
 
     def __post_init__(self) -> None:
         if self.frames < 1 or (self.stride is not None and self.stride < 1):
             raise ValueError(f"frames and stride count from 1, got {self.frames} and {self.stride}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(f"mean and std: expected three each, std positive; got {self.mean} and {self.std}")
+        if any(each < 1 or each > self.frames for each in self.pathways):
+            raise ValueError(f"pathways: expected steps from 1 to {self.frames} frames, got {self.pathways}")
 
     def view(self, clip: Clip) -> Clip:
         """Return the clip as the network sees it: sampled, resized and cropped, boxes moved along.
@@ -71,14 +82,24 @@ class InputSpec:
 
     def normalise(self, frames: torch.Tensor) -> torch.Tensor:
         """Return clips (N, T, H, W, 3) uint8 as the network takes them, (N, 3, T, H, W) float32, on their device."""
-        x = frames.permute(0, 4, 1, 2, 3) / 255
+        x = (frames.flip(-1) if self.bgr else frames).permute(0, 4, 1, 2, 3) / 255
         return x.sub_(self._column(self.mean, x.device)).div_(self._column(self.std, x.device))
+
+    def arrange(self, x: torch.Tensor) -> Any:
+        """Return an input (N, 3, T, H, W) as the network is called with it: the same, time first, or a list.
+
+        Of T frames a pathway takes T // step, spread from the first to the last.
+        """
+        parts = [x[:, :, _spread(x.shape[2], step)] for step in self.pathways] or [x]
+        parts = [part.transpose(1, 2) for part in parts] if self.time_first else parts
+        return parts if self.pathways else parts[0]
 
     def picture(self, tensor: torch.Tensor) -> np.ndarray:
         """Return the frames (T, H, W, 3) uint8 that an input (1, 3, T, H, W) shows."""
         scale, shift = 255 * self._column(self.std), 255 * self._column(self.mean) + 0.5  # half: byte() rounds down
         x = torch.addcmul(shift, tensor.detach()[0].float().cpu(), scale).clamp_(0, 255)
-        return x.byte().permute(1, 2, 3, 0).contiguous().numpy()
+        frames = x.byte().permute(1, 2, 3, 0)
+        return (frames.flip(-1) if self.bgr else frames).contiguous().numpy()
 
     @staticmethod
     def _column(values: Sequence[float], device: torch.device | str = "cpu") -> torch.Tensor:
@@ -90,11 +111,16 @@ class VideoModel:
     """A network, how it takes clips, and its class names.
 
     Attributes:
-        module: the network, (1, 3, T, H, W) to logits (1, N). It is the user's: nothing here changes it for good.
+        module: the network, (1, 3, T, H, W) to logits (1, N), or to several in a tuple or a dict. It is the user's:
+            nothing here changes it for good.
         input: how clips become its input.
         classes: N names; None numbers them once the first logits are seen.
         layer, head: dotted names of the layer to explain and of its linear head; None: found and proved.
+        output: which of several outputs is meant; None: the first.
         name: what to call the model.
+        precision: on a GPU run in torch.float16 or torch.bfloat16 (autocast); None: as the weights are.
+        compile: run it through torch.compile, which takes its time at the first clip. Not where gradients are needed.
+        named: class names of further outputs.
     """
 
     module: nn.Module
@@ -103,7 +129,18 @@ class VideoModel:
     layer: str | None = None
     head: str | None = None
     name: str = ""
+    output: str | None = None
+    precision: torch.dtype | None = None
+    compile: bool = False
+    named: dict[str, list[str]] = field(default_factory=dict)
     found: Any = field(default=None, init=False)  # what explain learnt about the network
+    formats: dict[Any, bool] = field(default_factory=dict, init=False)  # where channels last was measured faster
+    _compiled: Any = field(default=None, init=False)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network itself, without what DataParallel or torch.compile put around it."""
+        return bare(self.module)
 
     @property
     def device(self) -> torch.device:
@@ -130,22 +167,102 @@ class VideoModel:
         seen = self.input.view(clip)
         return seen, self.input.tensor(seen, self.device)
 
+    def class_names(self, output: str, count: int) -> list[str]:
+        """Return the names of an output's `count` classes; numbers where none were given.
+
+        Raises ValueError for another number of names.
+        """
+        if self.output is not None and output != self.output:
+            names = self.named.get(output)
+        else:
+            names = self.classes = self.classes or [str(number) for number in range(count)]
+        if names is not None and len(names) != count:
+            raise ValueError(f"the network gives {count} logits and there are {len(names)} class names")
+        return names or [str(number) for number in range(count)]
+
     @contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
-        """Run the network in eval mode; every training flag is as before on leaving."""
-        flags = [(part, part.training) for part in self.module.modules()]
-        self.module.eval()
+        """Lend the network in eval mode; every training flag is as before on leaving."""
+        network = self.network
+        flags = [(part, part.training) for part in network.modules()]
+        network.eval()
         try:
-            yield self.module
+            yield network
         finally:
             for part, flag in flags:
                 part.training = flag
 
+    @contextmanager
+    def running(self, x: torch.Tensor) -> Iterator[nn.Module]:
+        """Lend the network in eval mode and in the memory format that is the faster one for inputs like `x`.
+
+        Which one that is gets measured once for each size and device. Everything is as before on leaving.
+        """
+        with self.evaluating() as network, torch.autocast(x.device.type, self.precision, self.precision is not None):
+            key = (tuple(x.shape[1:]), x.device.type)
+            if key not in self.formats:
+                self.formats[key] = faster_channels_last(network, lambda: self.call(network, x))
+            with in_channels_last(network) if self.formats[key] else nullcontext():
+                yield network
+
+    def call(self, network: nn.Module, x: torch.Tensor, fast: bool = False) -> Any:
+        """Return what the network says of an input (N, 3, T, H, W); `fast`: compiled, if this model is to be.
+
+        Raises ValueError where it does not take one: of so many frames or pixels, of three channels, or as a tensor.
+        """
+        if fast and self.compile:
+            if self._compiled is None:
+                self._compiled = torch.compile(network)
+            network = self._compiled
+        try:
+            return network(self.input.arrange(x))
+        except (RuntimeError, IndexError, TypeError, AttributeError, AssertionError, ValueError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            wanted = next((part for part in network.modules() if isinstance(part, (nn.Conv2d, nn.Conv3d))), None)
+            takes = "" if wanted is None else f" Its first convolution takes {wanted.in_channels} channels."
+            raise ValueError(
+                f"{type(network).__name__} does not take an input {tuple(x.shape)} (N, 3, T, H, W): {error}.{takes} "
+                "Frames and pixels are those of InputSpec(frames=, resize=, crop=); a list of inputs needs pathways="
+            ) from error
+
     def logits(self, clip: Clip | torch.Tensor) -> torch.Tensor:
-        """Return the logits (N,) of a clip, in eval mode and without gradients."""
+        """Return the logits (N,) of a clip, in eval mode and without gradients.
+
+        Of a network that ends in a softmax, the logarithms of its probabilities: logits up to a constant.
+        """
         _, x = self.prepare(clip)
-        with self.evaluating() as module, torch.no_grad():
-            return module(x)[0].detach()
+        with self.running(x) as network, torch.no_grad():
+            outputs = named_outputs(self.call(network, x, fast=True))
+        row = outputs[pick_output(outputs, self.output)][0].float()
+        return row.clamp(min=1e-30).log() if are_probabilities(row) else row
+
+    def score(self, target: int | str, batch: int = 4) -> Callable[[np.ndarray], np.ndarray]:
+        """Return a function from clips (N, T, H, W, 3) uint8, as the network sees them, to a class's probability (N,).
+
+        It is what deletion and insertion ask. `batch` clips pass through the network at a time.
+        """
+
+        def probability(frames: np.ndarray) -> np.ndarray:
+            values = []
+            for start in range(0, len(frames), batch):
+                part = torch.from_numpy(np.ascontiguousarray(frames[start : start + batch])).to(self.device)
+                x = self.input.normalise(part)
+                with self.running(x[:1]) as network, torch.inference_mode():
+                    output = self.call(network, x, fast=True)
+                values.append(self._probability(output, target))
+            return np.concatenate(values)
+
+        return probability
+
+    def _probability(self, output: Any, target: int | str) -> np.ndarray:
+        if not isinstance(output, torch.Tensor):
+            parts = output if isinstance(output, Mapping) else {str(i): part for i, part in enumerate(output)}
+            output = parts[pick_output(parts, self.output)]
+        names = self.class_names(self.output or "logits", output.shape[1])
+        number = names.index(target) if isinstance(target, str) else target
+        rows = output.float()
+        return (rows if are_probabilities(rows[0]) else rows.softmax(1))[:, number].cpu().numpy()
 
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.module.parameters())
@@ -159,20 +276,27 @@ class VideoModel:
 def wrap_model(
     module: nn.Module,
     input: InputSpec | None = None,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     layer: str | None = None,
     head: str | None = None,
     device: torch.device | str | None = None,
     name: str = "",
+    output: str | None = None,
+    precision: torch.dtype | None = None,
+    compile: bool = False,
 ) -> VideoModel:
-    """Make any 3-D ConvNet that is at hand as an `nn.Module` ready for `wb.explain`.
+    """Make any video network that is at hand as an `nn.Module` ready for `wb.explain`.
 
     Args:
-        module: (1, 3, T, H, W) to logits (1, N); used as it is, not copied.
-        input: how it takes clips; None: 16 frames of 224×224 in [0, 1].
-        classes: N names, or None to number them.
+        module: (1, 3, T, H, W), or what `input` says, to logits (1, N) or several of them; used as it is, not copied.
+        input: how it takes clips; None: 16 frames of 224×224 in [0, 1], of a TSN as many as its segments.
+        classes: N names, or None to number them; for a network of several outputs a dict of names by output.
         layer, head: dotted names of the layer to explain and of its head; None: found by the completeness test.
         device: moved there if given (this changes the module in place, as `module.to` does).
+        name: what to call it.
+        output: of several outputs the one to explain first, by its key, or its position as a text.
+        precision: torch.float16 or torch.bfloat16 to run a GPU in mixed precision.
+        compile: run it through torch.compile, for many clips of one size.
 
     Raises:
         TypeError: not an `nn.Module`.
@@ -182,12 +306,27 @@ def wrap_model(
         raise TypeError(f"expected a torch.nn.Module, got {type(module).__name__}")
     for what in (layer, head):
         if what is not None:
-            find_module(module, what)
+            find_module(bare(module), what)
     if device is not None:
         module = module.to(device)
-    return VideoModel(
-        module, input or InputSpec(resize=256, crop=224), _names(classes), layer=layer, head=head, name=name
-    )
+    spec = input or InputSpec(getattr(module, "segments", 16), resize=256, crop=224)
+    if isinstance(classes, Mapping):
+        named = {key: _names(each) for key, each in classes.items()}
+        output = pick_output(named, output)
+        return VideoModel(module, spec, named[output], layer, head, name, output, precision, compile, named)
+    names = None if classes is None else _names(classes)
+    return VideoModel(module, spec, names, layer, head, name, output, precision, compile)
+
+
+def bare(module: nn.Module) -> nn.Module:
+    """Return the network inside DataParallel, DistributedDataParallel and torch.compile's wrappers."""
+    while True:
+        if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            module = module.module
+        elif isinstance(getattr(module, "_orig_mod", None), nn.Module):
+            module = module._orig_mod  # type: ignore[assignment]
+        else:
+            return module
 
 
 def find_module(module: nn.Module, name: str) -> nn.Module:
@@ -202,9 +341,14 @@ def find_module(module: nn.Module, name: str) -> nn.Module:
 
 
 def load_model(name: str, **options: Any) -> VideoModel:
-    """Load a model by name: `mfnet3d` with a checkpoint, or `samples/mfnet`, which is shipped. See `list_models`.
+    """Load a model by name; `list_models()` has them all.
 
-    Raises KeyError for an unknown name; what else depends on the model, see its function in `models.zoo`.
+    `samples/mfnet` and `samples/tsn` are shipped; `mfnet3d` takes a published checkpoint; `torchvision/r3d_18` and its
+    like come with Kinetics-400 weights, `tsn/resnet50` and any other picture network of torchvision, or of timm as
+    `tsn/timm/<name>`, as a TSN on ImageNet weights or on a published EPIC-Kitchens checkpoint.
+
+    Raises KeyError for an unknown name; what else depends on the model, see its function in `models.zoo` and
+    `models.pretrained`.
     """
     from . import zoo
 
@@ -218,9 +362,12 @@ def list_models() -> Any:
     return zoo.table()
 
 
-def _names(classes: Sequence[str] | None) -> list[str] | None:
-    if classes is None:
-        return None
+def _spread(count: int, step: int) -> torch.Tensor:
+    """Return the indices of every `step`-th of `count` frames, first and last among them, as PackPathway takes them."""
+    return torch.linspace(0, count - 1, count // step).long()
+
+
+def _names(classes: Sequence[str]) -> list[str]:
     if isinstance(classes, str):
         raise ValueError(f"classes: expected a list of names, got the text {classes!r}")
     return [str(name) for name in classes]

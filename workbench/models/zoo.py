@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import safetensors.torch
 import torch
 from torch import nn
 
 from . import InputSpec, VideoModel, wrap_model
+from .checkpoints import load_strictly, read_checkpoint
 from .mfnet import MFNet3d
+from .pretrained import TORCHVISION, Known, best_device, torchvision_model, tsn
+from .tsn import TSN, SmallResNet
 
-__all__ = ["MFNET_INPUT", "SAMPLES_INPUT", "SAMPLES_MFNET", "load", "mfnet3d", "samples_mfnet", "table"]
+__all__ = ["MFNET_INPUT", "SAMPLES_INPUT", "SAMPLES_MFNET", "load", "mfnet3d", "samples", "table"]
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -32,29 +34,47 @@ SAMPLES_MFNET: dict[str, Any] = {
 }  # fmt: skip
 
 
+SAMPLES: dict[str, Callable[[int], nn.Module]] = {
+    "mfnet": lambda classes: MFNet3d(classes, **SAMPLES_MFNET),
+    "tsn": lambda classes: TSN(SmallResNet(classes)),
+}
+TSN_INPUT = "8×224×224, spread over the clip"
+
+
 @dataclass(frozen=True)
 class Entry:
-    """A line of the table of models."""
+    """A line of the table of models; its parameters are those with the classes that the weights have."""
 
     load: Callable[..., VideoModel]
     input: str
-    parameters: str
+    parameters: int | None
     weights: str
 
 
 def load(name: str, **options: Any) -> VideoModel:
     """Load the model `name`; KeyError lists the names there are."""
-    if name not in MODELS:
-        raise KeyError(f"no model {name!r}; there are {', '.join(MODELS)}. Your own network: wb.wrap_model")
-    return MODELS[name].load(**options)
+    if name in MODELS and "<" not in name:
+        return MODELS[name].load(**options)
+    kind, _, rest = name.partition("/")
+    if rest and kind == "torchvision":
+        return torchvision_model(rest, **options)
+    if rest and kind == "tsn":
+        return tsn(rest, **options)
+    raise KeyError(f"no model {name!r}; there are {', '.join(MODELS)}. Your own network: wb.wrap_model")
 
 
 def table() -> pd.DataFrame:
-    """Return a DataFrame of the models: name, input, parameters, where the weights come from."""
-    rows = [
-        {"name": name, "input": e.input, "parameters": e.parameters, "weights": e.weights} for name, e in MODELS.items()
-    ]
-    return pd.DataFrame(rows).set_index("name")
+    """Return a DataFrame of the models: name, input, parameters, where the weights come from. Nothing is loaded."""
+    rows = [(name, entry.input, entry.parameters, entry.weights) for name, entry in MODELS.items()]
+    found = pd.DataFrame(rows, columns=["name", "input", "parameters", "weights"]).set_index("name")
+    return found.astype({"parameters": "Int64"})
+
+
+def _torchvision_entry(name: str, known: Known) -> Entry:
+    side = 112 if name.endswith("_18") else 224
+    weights = "torchvision, Kinetics-400, downloaded on first use"
+    spec = f"{known.frames}×{side}×{side}, stride {known.stride}"
+    return Entry(partial(torchvision_model, name), spec, known.parameters, weights)
 
 
 def mfnet3d(
@@ -86,89 +106,40 @@ def mfnet3d(
         count = module.classifier.out_features
         if classes is not None and len(classes) != count:
             raise ValueError(f"{checkpoint} has {count} classes, and {len(classes)} names were given")
-    return wrap_model(module.eval(), MFNET_INPUT, classes, device=device or _best_device(), name="mfnet3d")
+    return wrap_model(module.eval(), MFNET_INPUT, classes, device=device or best_device(), name="mfnet3d")
 
 
-def samples_mfnet(device: torch.device | str | None = None) -> VideoModel:
-    """Load the small MFNet-3D that is shipped: eight motions of `wb.samples`, 16 frames of 112×112.
+def samples(name: str, device: torch.device | str | None = None) -> VideoModel:
+    """Load a small network that is shipped, `mfnet` or `tsn`: eight motions of `wb.samples`, 16 frames of 112×112.
 
-    Raises ValueError where the file's hash is not the recorded one.
+    Raises FileNotFoundError where it is not here, ValueError where the file's hash is not the recorded one.
     """
-    file = WEIGHTS / "mfnet.safetensors"
-    facts = json.loads((WEIGHTS / "mfnet.json").read_text())
+    file = WEIGHTS / f"{name}.safetensors"
+    facts = json.loads(file.with_suffix(".json").read_text())
     found = hashlib.sha256(file.read_bytes()).hexdigest()
     if found != facts["sha256"]:
         raise ValueError(f"{file} has SHA-256 {found}, expected {facts['sha256']}: fetch the file again")
-    module = MFNet3d(len(facts["classes"]), **SAMPLES_MFNET)
+    module = SAMPLES[name](len(facts["classes"]))
     load_strictly(module, read_checkpoint(file), str(file))
     return wrap_model(
-        module.eval(), SAMPLES_INPUT, facts["classes"], device=device or _best_device(), name="samples/mfnet"
+        module.eval(), SAMPLES_INPUT, facts["classes"], device=device or best_device(), name=f"samples/{name}"
     )
 
 
-def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read a state dict from a file by `torch.save` or safetensors, without running any code in it.
-
-    Training checkpoints with a `state_dict` (or `model`) inside and `module.` prefixes are unpacked. Raises
-    FileNotFoundError, or ValueError with the path where the file is not such a one.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = safetensors.torch.load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, safetensors.SafetensorError) as error:
-        raise ValueError(
-            f"{path} ({path.stat().st_size:,} bytes) is not a checkpoint that can be read safely: {error}"
-        ) from error
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not isinstance(content, dict) or not content or not all(isinstance(v, torch.Tensor) for v in content.values()):
-        raise ValueError(f"{path} holds no state dict: expected names and tensors, or a dict with 'state_dict'")
-    state = dict(content)
-    nn.modules.utils.consume_prefix_in_state_dict_if_present(state, "module.")
-    return state
-
-
-def load_strictly(module: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
-    """Load a state dict that has exactly the module's names and shapes and only finite numbers.
-
-    Raises ValueError that lists what is missing, what is extra, and what has another shape.
-    """
-    own = module.state_dict()
-    missing = [name for name in own if name not in state]
-    extra = [name for name in state if name not in own]
-    shapes = [
-        f"{name} {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    if missing or extra or shapes:
-        raise ValueError(
-            f"{source} is no checkpoint of {type(module).__name__}: "
-            f"{_some('missing', missing)}; {_some('extra', extra)}; {_some('other shape', shapes)}"
-        )
-    bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
-    if bad:
-        raise ValueError(f"{source} holds NaN or infinite weights: {_some('in', bad)}")
-    module.load_state_dict(state, strict=True)
-
-
-def _some(what: str, names: list[str], most: int = 6) -> str:
-    more = f", … ({len(names) - most} more)" if len(names) > most else ""
-    return f"{len(names)} {what}" + (f": {', '.join(names[:most])}{more}" if names else "")
-
-
-def _best_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 MODELS = {
-    "mfnet3d": Entry(mfnet3d, "16×224×224, stride 2", "8.0 M (400 classes)", "checkpoint="),
-    "samples/mfnet": Entry(samples_mfnet, "16×112×112, spread over the clip", "0.54 M (8 classes)", "shipped"),
+    "mfnet3d": Entry(mfnet3d, "16×224×224, stride 2", 7_996_368, "checkpoint="),
+    "samples/mfnet": Entry(partial(samples, "mfnet"), "16×112×112, spread over the clip", 544_520, "shipped"),
+    "samples/tsn": Entry(partial(samples, "tsn"), "16×112×112, spread over the clip", 602_400, "shipped"),
+    **{f"torchvision/{name}": _torchvision_entry(name, known) for name, known in TORCHVISION.items()},
+    "tsn/resnet50": Entry(
+        partial(tsn, "resnet50"),
+        TSN_INPUT,
+        25_557_032,
+        "torchvision, ImageNet; EPIC-Kitchens 55 and 100 by checkpoint=",
+    ),
+    "tsn/bninception": Entry(
+        partial(tsn, "bninception"), f"{TSN_INPUT}, BGR", 11_295_240, "ImageNet; EPIC-Kitchens 55 by checkpoint="
+    ),
+    "tsn/<name>": Entry(tsn, "8 frames, spread over the clip", None, "torchvision, ImageNet"),
+    "tsn/timm/<name>": Entry(tsn, "8 frames, spread over the clip", None, "timm, mostly ImageNet"),
 }

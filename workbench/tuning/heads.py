@@ -18,11 +18,12 @@ def copy_for(model: VideoModel, data: Dataset, head: str | None) -> tuple[VideoM
     Raises ValueError where the network has no linear layer that could be its head, KeyError where the one named is not
     there.
     """
-    module = copy.deepcopy(model.module)
+    module = copy.deepcopy(model.network)
     known, count = model.classes, len(data.classes)
     numbered = known is None or known == [str(number) for number in range(len(known))]  # as explain numbers them
     ends = {name: outputs for name, part in module.named_modules() if (outputs := _outputs(part))}
-    name = head or model.head or getattr(model.found, "head", None)
+    proved = (target.head for target in (model.found or {}).values() if target.head)
+    name = head or model.head or next(proved, None)
     if name is None:
         name = next((each for each in reversed(ends) if known is None or ends[each] == len(known)), None)
     if name is None or name not in ends:

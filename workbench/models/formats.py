@@ -1,0 +1,80 @@
+"""Memory formats: channels last, where a network runs faster so."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["channels_last", "faster_channels_last", "in_channels_last", "to_channels_last"]
+
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def channels_last(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor of pictures or volumes with its channels last in memory; any other as it is."""
+    layout = FORMATS.get(tensor.ndim)
+    return tensor if layout is None else tensor.contiguous(memory_format=layout)
+
+
+def to_channels_last(module: nn.Module) -> nn.Module:
+    """Put a network's 2-D and 3-D convolutions into channels-last memory, in place.
+
+    `module.to(memory_format=…)` does one of both, and fails where it meets the other.
+    """
+    for parameter in module.parameters():
+        if parameter.ndim in FORMATS:
+            parameter.data = channels_last(parameter.data)
+    return module
+
+
+@contextmanager
+def in_channels_last(module: nn.Module) -> Iterator[nn.Module]:
+    """Lend a network's convolutions channels-last copies of their weights; the weights themselves come back."""
+    own = [(parameter, parameter.data) for parameter in module.parameters() if parameter.ndim in FORMATS]
+    try:
+        yield to_channels_last(module)
+    finally:
+        for parameter, data in own:
+            parameter.data = data
+
+
+def faster_channels_last(network: nn.Module, call: Callable[[], Any], gain: float = 0.95) -> bool:
+    """Measure whether a network runs faster in channels-last memory, by at least the share 1 - `gain`.
+
+    `call` runs it once. The formats take turns, and the faster run of each counts, so that a moment in which the
+    machine is busy decides nothing. Where the answers are not the same within 1e-3, it is not.
+    """
+    if not any(parameter.ndim in FORMATS for parameter in network.parameters()):
+        return False
+    plain, changed = [], []
+    for _ in range(2):
+        seconds, answer = _timed(call)
+        plain.append(seconds)
+        with in_channels_last(network):
+            seconds, other = _timed(call)
+        changed.append(seconds)
+        if seconds > 1.5 * plain[-1]:  # a first run takes longer, but not by so much
+            return False
+    return min(changed) < gain * min(plain) and bool((answer - other).abs().max() <= 1e-3 * answer.abs().max())
+
+
+def _timed(call: Callable[[], Any]) -> tuple[float, torch.Tensor]:
+    """Return the seconds that a call takes, and the first tensor in what it returns."""
+    start = _now()
+    with torch.inference_mode():
+        output = call()
+    seconds = _now() - start
+    while not isinstance(output, torch.Tensor):
+        output = next(iter(output.values())) if isinstance(output, dict) else output[0]
+    return seconds, output
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
