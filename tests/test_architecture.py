@@ -30,6 +30,11 @@ RANKS = {
     "datasets.ucf": 0.3,
     "datasets": 1,
     "metrics": 1,
+    "models.formats": 1,
+    "models.outputs": 1,
+    "models.bninception": 0.1,  # the parts of models.tsn, under it
+    "models.checkpoints": 0.1,
+    "models.libraries": 0.2,
     "models.mfnet": 1,
     "models.tsn": 1,
     "overlays": 1,
@@ -38,10 +43,15 @@ RANKS = {
     "scenes": 1,
     "checks": 4,
     "evaluation": 4,
+    "study": 5,
     "volumes": 1,
     "models": 2,
     "samples": 2,
     "sample_files": 3,
+    "sanity": 3.5,  # under evaluation, which takes random weights from it
+    "layouts": 0,
+    "watching": 2.4,
+    "targets": 2.5,
     "explanations": 3,
     "training": 3,
     "tuning": 3,
@@ -63,7 +73,8 @@ CONFINED = {
     "distributed": {"sweep"},
     "ipywidgets": {"browser", "explorer", "panels"},
     "plotly": {"volumes", "panels"},
-    "torchvision": {"models.zoo"},
+    "timm": {"models.libraries"},
+    "torchvision": {"models.libraries"},
     "zarr": {"store"},
 }
 

@@ -1,4 +1,4 @@
-"""The command line: `python -m workbench demo [VIDEO]`, `… evaluate` and `… check-data [FOLDER]`."""
+"""The command line: `python -m workbench demo [VIDEO]`, `… evaluate`, `… study` and `… check-data [FOLDER]`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ def main(arguments: list[str] | None = None) -> int:
     table = commands.add_parser("evaluate", help="the shipped network and its tubes on unseen sample clips")
     table.add_argument("--clips", type=int, default=400, help="clips a split (default: 400)")
     table.add_argument("--seed", type=int, default=2, help="of the clips (default: 2)")
+    study_parser = commands.add_parser(
+        "study", help="faithfulness of tubes and baselines on unseen sample clips, an hour"
+    )
+    study_parser.add_argument("--clips", type=int, default=200, help="clips a split (default: 200)")
+    study_parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
     check = commands.add_parser("check-data", help="whether UCF-101 and EPIC-Kitchens are whole on the disk")
     check.add_argument(
         "folder", nargs="?", help="of one or both data sets; without it, where `wb.find_data` finds them"
@@ -32,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
         return demo(options.video)
     if options.command == "evaluate":
         return evaluate(options.clips, options.seed)
+    if options.command == "study":
+        return study(options.clips, options.workers)
     return check_data(options.folder, options.annotations, options.decode, options.workers, options.all)
 
 
@@ -108,6 +115,22 @@ def evaluate(clips: int, seed: int) -> int:
     table = pd.DataFrame(columns)
     table.to_csv(folder / "summary.csv")
     print(f"\n{model}\n{clips} clips a split, seed {seed}\n\n{table.round(3).to_string()}\n\nRows: {folder}")
+    return 0
+
+
+def study(clips: int, workers: int) -> int:
+    """Measure the study of faithfulness, or go on with it, and print the means of its methods."""
+    from .study import run
+
+    folder = ROOT / "results" / "study"
+    try:
+        rows = run(folder, clips, workers)["methods"]
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. What was measured is in {folder}: the same command goes on from there.", file=sys.stderr)
+        return 130
+    columns = ["points", "points ±5%", "energy inside", "temporal AUC", "deletion", "insertion"]
+    means = rows.groupby(["data", "method"], sort=False)[columns].mean()
+    print(f"\n{clips} clips a split\n\n{means.round(3).to_string()}\n\nRows: {folder}")
     return 0
 
 

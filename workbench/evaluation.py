@@ -2,25 +2,58 @@
 
 from __future__ import annotations
 
-import copy
+import hashlib
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 
-from .clips import ClipError
+from .clips import Clip, ClipError
 from .datasets import Dataset
 from .explanations import Explanation, explain
-from .metrics import centre_gaussian, frame_difference, pointing_game
-from .models import VideoModel
+from .metrics import (
+    Score,
+    bootstrap,
+    centre_gaussian,
+    deletion,
+    energy_inside,
+    frame_difference,
+    insertion,
+    pointing_game,
+    random_order,
+    replacement,
+    share_inside,
+    temporal_auc,
+    temporal_iou,
+    temporal_variation,
+)
+from .metrics.perturbation import STEPS, scored
+from .models import InputSpec, VideoModel
+from .sanity import randomised
+from .tubes import Tube
 
-__all__ = ["evaluate", "predictions", "randomised", "summary"]
+__all__ = [
+    "Method",
+    "baselines",
+    "compare",
+    "evaluate",
+    "faithfulness",
+    "predictions",
+    "randomised",
+    "summary",
+    "tau_for_share",
+]
+
+Method = Callable[[Clip, str], Tube | np.ndarray]
 
 # Boxes are grown by this share of the frame, intervals by this share of the clip: the maps are no finer. Half a
 # cell of an 8×7×7 map is 0.06 of the clip and 0.07 of the frame.
 TOLERANCE = 0.05
+WIDE = f" ±{TOLERANCE:.0%}"
 
 
 def evaluate(model: VideoModel, data: Dataset, *, seed: int = 0, progress: bool = True) -> pd.DataFrame:
@@ -66,7 +99,7 @@ def _hits(ex: Explanation, chance: Explanation, number: int, label: str) -> dict
         "frame difference": frame_difference(ex.clip),
     }
     clip = ex.clip
-    boxes = clip.action_boxes(number, grow=TOLERANCE * len(clip) * float(np.diff(clip.times).mean()))
+    boxes = clip.action_boxes(number, grow=_slack(clip))
     hits = {how: pointing_game(volume, boxes, TOLERANCE) for how, volume in volumes.items()}
     return hits | {"tube, strict in time": pointing_game(volumes["tube"], clip.action_boxes(number), TOLERANCE)}
 
@@ -128,17 +161,208 @@ def predictions(model: VideoModel, data: Dataset, *, progress: bool = True) -> p
     return pd.DataFrame(rows, columns=columns)
 
 
-def randomised(model: VideoModel, seed: int = 0) -> VideoModel:
-    """Return a copy of a model with random weights, and batch-norm statistics that go with them.
+def faithfulness(
+    methods: Mapping[str, Method],
+    data: Dataset,
+    input: InputSpec,
+    *,
+    score: Callable[[str], Score] | None = None,
+    steps: int | Sequence[float] = STEPS,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Hold what several methods say of every clip against what is known of it, and against the network.
 
-    Each parameter tensor is shuffled, which keeps its scale and its shape and destroys what was learnt (a
-    form of the model randomisation check of Adebayo et al., NeurIPS 2018).
+    A part of a data set (`data.subset`) can be measured in a process of its own and the tables concatenated: rows
+    do not depend on one another.
+
+    Args:
+        methods: name to what makes a tube or a volume (T, H, W) of a clip, as the network sees it, for a class
+            name: `{"tube": lambda clip, label: wb.explain(model, clip).tube(label), **baselines(model)}`.
+        data: clips with annotated actions, boxes included (`wb.samples.dataset`).
+        input: how the network takes a clip (`model.input`).
+        score: class name to the network's score function (`model.score`), for deletion and insertion; None
+            leaves these out, which take nearly all of the time.
+        steps: of deletion and insertion.
+        progress: whether to show a bar.
+
+    Returns:
+        A DataFrame, a row for each action of each clip and each method: `data`, `clip`, `action` (its number in
+        the clip), `class`, `method`; `points` (the largest voxel is in the action's box in its interval),
+        `points in space` (of the interval's frames), `points in time`, each also `… ±5%`, box and interval
+        grown by `TOLERANCE`; `energy inside` and `box share`, what it is by chance; `temporal IoU`, `temporal AUC`
+        (NaN where the interval is the whole clip), `temporal variation`; and with a score `probability`,
+        `deletion` and `insertion`, the areas.
+
+    Raises:
+        ValueError: no methods, a clip without an annotated action with boxes, or a method whose volume is not the
+            clip's size or holds NaN; the message names the clip and the method.
     """
-    generator = torch.Generator().manual_seed(seed)
-    module: nn.Module = copy.deepcopy(model.module)
-    with torch.no_grad():
-        for tensor in (*module.parameters(), *module.buffers()):
-            if tensor.ndim:
-                order = torch.randperm(tensor.numel(), generator=generator).to(tensor.device)
-                tensor.copy_(tensor.flatten()[order].view_as(tensor))
-    return VideoModel(module, model.input, model.classes, model.layer, model.head, f"{model.name}, random weights")
+    if not methods:
+        raise ValueError("methods: expected at least one, name to a function of clip and class name")
+    rows: list[dict[str, object]] = []
+    for name in tqdm(data.index.index, desc=data.title, disable=not progress):
+        clip = input.view(data.read(name, frames=input.frames, stride=input.stride))
+        if not clip.actions:
+            raise ValueError(f"{name} has no annotated action: there is no known answer to hold the tube against")
+        blurred = None if score is None else replacement(clip)
+        for number, action in enumerate(clip.actions):
+            network = None if score is None else _remembering(score(action.label))
+            for method, volume_of in methods.items():
+                row = {"data": data.title, "clip": name, "action": number, "class": action.label, "method": method}
+                try:
+                    tube = _of_size(volume_of(clip, action.label), clip)
+                    row |= _localised(tube, clip, number)
+                    if network is not None and blurred is not None:
+                        row |= _needed(network, clip, tube, blurred, steps)
+                except ValueError as error:
+                    raise ValueError(f"clip {name!r}, method {method!r}: {error}") from error
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _of_size(tube: Tube | np.ndarray, clip: Clip) -> np.ndarray:
+    volume = tube.volume if isinstance(tube, Tube) else np.asarray(tube)
+    if volume.shape != clip.frames.shape[:3]:
+        raise ValueError(f"expected a volume of the clip's size {clip.frames.shape[:3]}, got {volume.shape}")
+    return volume
+
+
+def _localised(volume: np.ndarray, clip: Clip, number: int) -> dict[str, object]:
+    """Return the metrics that hold a volume against the boxes and the interval of an action."""
+    action, boxes = clip.actions[number], clip.action_boxes(number)
+    interval = (action.start, action.stop)
+    row: dict[str, object] = {}
+    for suffix, held, tolerance in (("", boxes, 0.0), (WIDE, clip.action_boxes(number, _slack(clip)), TOLERANCE)):
+        row[f"points{suffix}"] = pointing_game(volume, held, tolerance)
+        row[f"points in space{suffix}"] = pointing_game(volume, held, tolerance, axes="space")
+        row[f"points in time{suffix}"] = pointing_game(volume, held, tolerance, axes="time")
+    return row | {
+        "energy inside": energy_inside(volume, boxes),
+        "box share": share_inside(boxes, (len(clip), *clip.size)),
+        "temporal IoU": temporal_iou(volume, interval, clip.times),
+        "temporal AUC": float("nan") if clip.during(interval).all() else temporal_auc(volume, interval, clip.times),
+        "temporal variation": temporal_variation(volume),
+    }
+
+
+def _needed(
+    score: Score, clip: Clip, volume: np.ndarray, blurred: np.ndarray, steps: int | Sequence[float]
+) -> dict[str, object]:
+    """Return how much the network needs what a volume marks."""
+    seed = _seed_of(clip)
+    removed = deletion(score, clip, volume, steps=steps, baseline=blurred, seed=seed)
+    shown = insertion(score, clip, volume, steps=steps, baseline=blurred, seed=seed)
+    return {"probability": float(removed.score[0]), "deletion": removed.auc, "insertion": shown.auc}
+
+
+def _remembering(score: Score) -> Score:
+    """Return a score function that asks once for the same frames: all curves of a clip share their two ends."""
+    known: dict[bytes, float] = {}
+
+    def remembered(frames: np.ndarray) -> np.ndarray:
+        keys = [hashlib.blake2b(np.ascontiguousarray(each).data).digest() for each in frames]
+        new = [number for number, key in enumerate(keys) if key not in known]
+        if new:
+            known.update(zip((keys[number] for number in new), scored(score, frames[new]).tolist()))
+        return np.array([known[key] for key in keys])
+
+    return remembered
+
+
+def baselines(model: VideoModel, seed: int = 0) -> dict[str, Method]:
+    """Return the methods to hold beside a tube: random weights, centre Gaussian, frame difference, random order.
+
+    `seed` is of the random weights, and with a clip's name of its random order.
+    """
+    # Both actions of a clip are explained by one pass.
+    explained = lru_cache(maxsize=1)(partial(explain, randomised(model, seed)))
+    return {
+        "random weights": lambda clip, label: explained(clip).tube(label),
+        "centre Gaussian": lambda clip, label: centre_gaussian((len(clip), *clip.size)),
+        "frame difference": lambda clip, label: frame_difference(clip),
+        "random order": lambda clip, label: random_order((len(clip), *clip.size), seed=_seed_of(clip, label, seed)),
+    }
+
+
+def compare(
+    rows: pd.DataFrame,
+    *,
+    against: str | None = None,
+    by: Sequence[str] = ("data", "method"),
+    level: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return the mean of every metric of a `faithfulness` table, with bootstrap intervals over clips.
+
+    Args:
+        rows: the table, of several data sets and parts of them concatenated.
+        against: a method; the means are then of the others' differences from it on the same actions, and where
+            an interval excludes 0 they differ.
+        by: the columns that make a group.
+        level, seed: of the intervals, as in `wb.metrics.bootstrap`.
+
+    Returns:
+        A DataFrame, a row for each group and metric: the columns `by`, `metric`, `mean`, `low`, `high`, and `clips`,
+        how many the mean is over. A metric that is NaN for some rows is that of the others.
+
+    Raises:
+        KeyError: no such method or column.
+        ValueError: a group with fewer than two clips, or a method that has actions that `against` lacks.
+    """
+    keys = {"data", "clip", "action", "class", "method", *by}
+    metrics = [name for name in rows.select_dtypes(["number", "bool"]).columns if name not in keys]
+    if against is not None:
+        rows = _differences(rows, metrics, against)
+    told = []
+    for group, part in rows.groupby(list(by), sort=False):
+        for metric in metrics:
+            known = part[part[metric].notna()]
+            if known.empty:
+                continue
+            clips = (known["data"].astype(str) + "/" + known["clip"].astype(str)).to_numpy(dtype=str)
+            mean = bootstrap(known[metric].to_numpy(dtype=np.float64), clips, level=level, seed=seed)
+            told.append({**dict(zip(by, group)), "metric": metric, **mean._asdict(), "clips": len(np.unique(clips))})
+    return pd.DataFrame(told, columns=[*by, "metric", "mean", "low", "high", "clips"])
+
+
+def _differences(rows: pd.DataFrame, metrics: list[str], against: str) -> pd.DataFrame:
+    """Return every other method's rows less those of `against` for the same actions."""
+    if against not in set(rows["method"]):
+        raise KeyError(f"no method {against!r}; there are {', '.join(map(str, rows['method'].unique()))}")
+    keys = ["data", "clip", "action"]
+    other = rows["method"] != against
+    reference, rest = rows[~other].set_index(keys)[metrics], rows[other]
+    places = pd.MultiIndex.from_frame(rest[keys])
+    if not (reference.index.is_unique and places.isin(reference.index).all()):
+        raise ValueError(f"expected one row of {against!r} for every action that another method has one for")
+    difference = rest[metrics].astype(np.float64) - reference.loc[places].to_numpy(dtype=np.float64)
+    return pd.concat([rest.drop(columns=metrics), difference], axis=1)
+
+
+def tau_for_share(weights: torch.Tensor | np.ndarray, share: float) -> float:
+    """Return the τ of Eq. 1 that keeps a share of the features: those with the largest class weights.
+
+    Args:
+        weights: (C,) class weights of one class, `ex.class_weights(target)`.
+        share: above 0, to 1. At least one feature is kept; all that tie with the last one are kept too.
+
+    Raises:
+        ValueError: weights of another shape or not finite, or a share outside 0 to 1.
+    """
+    values = weights.detach().cpu().numpy() if isinstance(weights, torch.Tensor) else np.asarray(weights)
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise ValueError(f"weights: expected (C,) finite numbers, got {values.shape}")
+    if not 0 < share <= 1:
+        raise ValueError(f"share: expected above 0 and at most 1, got {share}")
+    kept = max(1, round(share * len(values)))
+    return float(np.sort(values)[-kept])
+
+
+def _slack(clip: Clip) -> float:
+    """Return `TOLERANCE` of the clip in seconds."""
+    return TOLERANCE * len(clip) * float(np.diff(clip.times).mean())
+
+
+def _seed_of(clip: Clip, *more: object) -> int:
+    """Return a seed that is the clip's own, so that what is random differs from clip to clip."""
+    return zlib.crc32("/".join(map(str, (clip.name, *more))).encode())

@@ -1,0 +1,34 @@
+"""How well a tube points at what is known to be there, how much the network needs it, and baselines to hold beside it.
+
+Metrics take volumes (T, H, W), boxes, intervals and score functions; no network. What has nothing to say, a
+constant tube or one whose largest voxels tie, never counts as a success; each metric's docstring says what it
+gives instead.
+"""
+
+from .agreement import rank_correlation, structural_similarity
+from .baselines import centre_gaussian, frame_difference
+from .intervals import Interval, bootstrap
+from .localisation import energy_inside, pointing_game, share_inside
+from .perturbation import Curve, Score, deletion, insertion, random_order, replacement
+from .timing import temporal_auc, temporal_iou, temporal_variation
+
+__all__ = [
+    "Curve",
+    "Interval",
+    "Score",
+    "bootstrap",
+    "centre_gaussian",
+    "deletion",
+    "energy_inside",
+    "frame_difference",
+    "insertion",
+    "pointing_game",
+    "random_order",
+    "rank_correlation",
+    "replacement",
+    "share_inside",
+    "structural_similarity",
+    "temporal_auc",
+    "temporal_iou",
+    "temporal_variation",
+]

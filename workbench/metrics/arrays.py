@@ -1,0 +1,66 @@
+"""What every metric does first: a volume and boxes as arrays, checked, and what counts as a tie."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..tubes import Tube
+
+__all__ = ["as_boxes", "as_volume", "has_contrast", "inside", "levels", "noise"]
+
+NOISE = 1e-6  # of the largest |value|: below it, float32 splines make differences where there are none
+
+
+def as_volume(tube: Tube | np.ndarray) -> np.ndarray:
+    """Return the volume (T, H, W) of a tube or an array; raises ValueError for another shape, and for NaN."""
+    volume = tube.volume if isinstance(tube, Tube) else np.asarray(tube)
+    if volume.ndim != 3 or not volume.size:
+        raise ValueError(f"expected a volume (T, H, W), got {volume.shape}")
+    if np.isnan(volume).any():
+        raise ValueError("the tube holds NaN")
+    if not np.isfinite(volume).all():
+        raise ValueError("the tube holds infinite values")
+    return volume
+
+
+def noise(volume: np.ndarray) -> float:
+    """Return the difference up to which two values of a volume count as equal."""
+    return NOISE * float(np.abs(volume).max())
+
+
+def has_contrast(volume: np.ndarray) -> bool:
+    """Tell whether a volume is anything but constant."""
+    return bool(volume.max() - volume.min() > noise(volume))
+
+
+def levels(values: np.ndarray, tolerance: float) -> np.ndarray:
+    """Return for each of the values (K,) its level, 0 the lowest; neighbours within the tolerance share one."""
+    order = np.argsort(values, kind="stable")
+    found = np.empty(len(values), dtype=np.int64)
+    found[order] = np.concatenate([[0], np.cumsum(np.diff(values[order]) > tolerance)])
+    return found
+
+
+def as_boxes(boxes: np.ndarray, count: int) -> np.ndarray:
+    """Return boxes as (T, K, 4); raises ValueError for another number of frames, and where there is no box."""
+    boxes = np.asarray(boxes, dtype=np.float64)
+    if boxes.ndim not in (2, 3) or boxes.shape[-1] != 4 or len(boxes) != count:
+        raise ValueError(f"boxes: expected ({count}, 4) or ({count}, K, 4), got {boxes.shape}")
+    if not np.isfinite(boxes).all(-1).any():
+        raise ValueError("there is no box in any frame to point at")
+    return boxes[:, None] if boxes.ndim == 2 else boxes
+
+
+def inside(boxes: np.ndarray, size: tuple[int, int, int], tolerance: float = 0.0) -> np.ndarray:
+    """Return (T, H, W) bool: the pixels whose centre lies in a box of their frame.
+
+    `tolerance` is by what share of the frame's width and height boxes (T, K, 4) are grown on every side. Centres,
+    because boxes are measured from the pixels' edges.
+    """
+    _, height, width = size
+    margin = np.array([width, height]) * tolerance
+    low, high = boxes[..., :2, None] - margin[:, None], boxes[..., 2:, None] + margin[:, None]  # (T, K, 2, 1)
+    x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
+    across = (x >= low[:, :, 0]) & (x < high[:, :, 0])
+    down = (y >= low[:, :, 1]) & (y < high[:, :, 1])
+    return np.any(down[..., None] & across[:, :, None], axis=1)
