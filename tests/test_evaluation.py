@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import workbench as wb
-from workbench.evaluation import WIDE, baselines, compare, faithfulness, tau_for_share
+from workbench.evaluation import WIDE, baselines, compare, faithfulness
 from workbench.metrics import bootstrap, deletion, insertion, random_order, replacement
-from workbench.tubes import keep_features
+from workbench.tubes import keep_features, tau_for_share
 
 SPEC = wb.InputSpec(frames=16, resize=(48, 48))
 HITS = ["points", "points in space", "points in time"]

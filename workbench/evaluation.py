@@ -9,7 +9,6 @@ from functools import lru_cache, partial
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm.auto import tqdm
 
 from .clips import Clip, ClipError
@@ -45,7 +44,6 @@ __all__ = [
     "predictions",
     "randomised",
     "summary",
-    "tau_for_share",
 ]
 
 Method = Callable[[Clip, str], Tube | np.ndarray]
@@ -337,25 +335,6 @@ def _differences(rows: pd.DataFrame, metrics: list[str], against: str) -> pd.Dat
         raise ValueError(f"expected one row of {against!r} for every action that another method has one for")
     difference = rest[metrics].astype(np.float64) - reference.loc[places].to_numpy(dtype=np.float64)
     return pd.concat([rest.drop(columns=metrics), difference], axis=1)
-
-
-def tau_for_share(weights: torch.Tensor | np.ndarray, share: float) -> float:
-    """Return the τ of Eq. 1 that keeps a share of the features: those with the largest class weights.
-
-    Args:
-        weights: (C,) class weights of one class, `ex.class_weights(target)`.
-        share: above 0, to 1. At least one feature is kept; all that tie with the last one are kept too.
-
-    Raises:
-        ValueError: weights of another shape or not finite, or a share outside 0 to 1.
-    """
-    values = weights.detach().cpu().numpy() if isinstance(weights, torch.Tensor) else np.asarray(weights)
-    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
-        raise ValueError(f"weights: expected (C,) finite numbers, got {values.shape}")
-    if not 0 < share <= 1:
-        raise ValueError(f"share: expected above 0 and at most 1, got {share}")
-    kept = max(1, round(share * len(values)))
-    return float(np.sort(values)[-kept])
 
 
 def _slack(clip: Clip) -> float:

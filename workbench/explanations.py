@@ -101,6 +101,12 @@ class Explanation:
         return self.logits.softmax(0)
 
     @property
+    def how(self) -> str:
+        """In words: exact, and how exact, or by which weights."""
+        kind = "gradient" if self._graph is None else self._graph.kind
+        return f"exact, residual {self.residual:.1e}" if self.exact else f"{kind} weights"
+
+    @property
     def weights(self) -> torch.Tensor | None:
         """(N, C) class weights y; where they come from gradients, None until all classes have been asked for."""
         if self._weights is None and len(self._rows) == len(self.classes):
@@ -121,6 +127,11 @@ class Explanation:
         if weights[0].ndim > 1:
             weights = [_repeated(each, list(self.activations.shape[1:])) for each in weights]
         return torch.cat(weights)
+
+    def channel_weights(self, target: int | str | None = None) -> torch.Tensor:
+        """Return (C,) one weight a feature, which τ is held against: of element-wise weights the mean over voxels."""
+        weights = self.class_weights(target)
+        return weights if weights.ndim == 1 else weights.flatten(1).mean(1)
 
     def _pathway_weights(self, number: int) -> list[torch.Tensor]:
         """Return the class weights of each pathway: (C,), or (C, T', H', W') of its maps."""
@@ -209,11 +220,10 @@ class Explanation:
         """
         weights = self.class_weights(target)
         contributions = (weights.view(len(weights), -1, 1, 1) if weights.ndim == 1 else weights) * self.activations
-        weights = weights if weights.ndim == 1 else weights.mean((1, 2, 3))
         table = pd.DataFrame(
             {
                 "channel": np.arange(len(weights)),
-                "weight": weights.cpu().numpy(),
+                "weight": self.channel_weights(target).cpu().numpy(),
                 "mean activation": self.activations.mean((1, 2, 3)).cpu().numpy(),
                 "contribution": contributions.mean((1, 2, 3)).cpu().numpy(),
             }
@@ -250,12 +260,10 @@ class Explanation:
 
     def __repr__(self) -> str:
         best = self.class_id()
-        kind = "gradient" if self._graph is None else self._graph.kind
-        how = f"exact, residual {self.residual:.1e}" if self.exact else f"{kind} weights"
         sizes = " + ".join(f"{len(maps)} maps of {'×'.join(map(str, maps.shape[1:]))}" for maps in self.maps)
         return (
             f"<Explanation by {self.model}: {self.classes[best]!r} at {float(self.probabilities[best]):.1%}, "
-            f"{sizes} at {self.layer!r}, {how}>"
+            f"{sizes} at {self.layer!r}, {self.how}>"
         )
 
 

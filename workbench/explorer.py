@@ -22,12 +22,11 @@ from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
-import torch
 
 from .clips import Clip
 from .explanations import Explanation
 from .panels import ROOM, VIEWS, FigureWidget, Fit, Panel
-from .tubes import Tube
+from .tubes import Tube, tau_for_share
 from .volumes import timeline_figure, update_timeline
 
 __all__ = ["Explorer", "explore"]
@@ -211,7 +210,7 @@ class Explorer(widgets.VBox):
 
         Raises ValueError where a weight is not finite.
         """
-        weights = self._first.class_weights(self.target.value)
+        weights = self._first.channel_weights(self.target.value)
         if not weights.isfinite().all():
             raise ValueError(f"the class weights of {self._name!r} hold NaN or infinite values")
         low, high = float(weights.min()), float(weights.max())
@@ -263,11 +262,11 @@ class Explorer(widgets.VBox):
     def _weigh(self) -> None:
         """Compute the tubes: all of them before any is shown."""
         explanations = [panel.explanation for panel in self.panels]
-        weights = [ex.class_weights(self._name) for ex in explanations]
+        weights = [ex.channel_weights(self._name) for ex in explanations]
         taus = [self._threshold] * len(weights)
         if taus[0] is not None:
             share = float((weights[0] >= taus[0]).float().mean())
-            taus[1:] = [_tau_keeping(others, share) for others in weights[1:]]
+            taus[1:] = [tau_for_share(others, share) for others in weights[1:]]
         tubes = [ex.tube(self._name, tau) for ex, tau in zip(explanations, taus)]
         for panel, tube in zip(self.panels, tubes):
             panel.tube = tube
@@ -352,12 +351,6 @@ def _parts(widget: widgets.Widget) -> Iterator[widgets.Widget]:
                 yield from _parts(part)
 
 
-def _tau_keeping(weights: torch.Tensor, share: float) -> float:
-    """Return the τ that keeps this share of the features, the largest weights; one of them at least."""
-    count = max(1, round(share * len(weights)))
-    return float(weights.sort(descending=True).values[count - 1])
-
-
 def _heading(clip: Clip) -> str:
     label = "" if clip.label is None else f", labelled {html.escape(clip.label)}"
     return f"<b>{html.escape(clip.name or 'a clip')}</b>{label}"
@@ -367,8 +360,7 @@ def _verdict(explanation: Explanation) -> str:
     """Return what a network says, and how far its weights are to be believed, as HTML."""
     best = explanation.class_id()
     said = f"<b>{html.escape(explanation.classes[best])}</b> {explanation.probabilities[best]:.1%}"
-    how = f"exact, residual {explanation.residual:.1g}" if explanation.exact else "gradient weights"
-    where = f"<span style='{_GREY}'>layer {html.escape(explanation.layer)}, {how}</span>"
+    where = f"<span style='{_GREY}'>layer {html.escape(explanation.layer)}, {explanation.how}</span>"
     return f"{html.escape(explanation.model or 'the network')} says {said} · {where}"
 
 

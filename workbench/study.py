@@ -18,11 +18,11 @@ import torch
 from tqdm.auto import tqdm
 
 from .clips import Clip
-from .evaluation import Method, baselines, faithfulness, tau_for_share
+from .evaluation import Method, baselines, faithfulness
 from .explanations import explain
 from .models import VideoModel, load_model
 from .samples import FOLDER, SPLITS, dataset
-from .tubes import Tube
+from .tubes import Tube, tau_for_share
 
 __all__ = ["SEED", "SHARES", "STEPS", "Part", "measure", "methods", "parts", "recorded", "run", "shares"]
 
@@ -59,7 +59,7 @@ def _of_share(model: VideoModel, share: float) -> Method:
 
     def tube(clip: Clip, label: str) -> Tube:
         ex = explained(clip)
-        return ex.tube(label, tau_for_share(ex.class_weights(label), share))
+        return ex.tube(label, tau_for_share(ex.channel_weights(label), share))
 
     return tube
 

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.ndimage
 import torch
 
-__all__ = ["Tube", "activation_map", "keep_features", "spline_matrix", "upsample"]
+__all__ = ["Tube", "activation_map", "keep_features", "spline_matrix", "tau_for_share", "upsample"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -93,6 +93,25 @@ def keep_features(weights: torch.Tensor, tau: float | None) -> torch.Tensor:
     if not np.isfinite(tau):
         raise ValueError(f"tau: expected a finite number in the units of the class weights, or None; got {tau}")
     return torch.nonzero(weights >= tau).flatten()
+
+
+def tau_for_share(weights: torch.Tensor | np.ndarray, share: float) -> float:
+    """Return the τ of Eq. 1 that keeps a share of the features: those with the largest class weights.
+
+    Args:
+        weights: (C,) class weights of one class, `ex.class_weights(target)`.
+        share: above 0, to 1. At least one feature is kept; all that tie with the last one are kept too.
+
+    Raises:
+        ValueError: weights of another shape or not finite, or a share outside 0 to 1.
+    """
+    values = weights.detach().cpu().numpy() if isinstance(weights, torch.Tensor) else np.asarray(weights)
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise ValueError(f"weights: expected (C,) finite numbers, got {values.shape}")
+    if not 0 < share <= 1:
+        raise ValueError(f"share: expected above 0 and at most 1, got {share}")
+    kept = max(1, round(share * len(values)))
+    return float(np.sort(values)[-kept])
 
 
 def activation_map(
