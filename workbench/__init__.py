@@ -33,16 +33,27 @@ _HOMES = {
     "evaluation": ("evaluate", "predictions"),
     "explanations": ("Explanation", "explain"),
     "explorer": ("Explorer", "explore"),
-    "metrics": ("pointing_game",),
+    "metrics": (
+        "deletion",
+        "energy_inside",
+        "insertion",
+        "pointing_game",
+        "rank_correlation",
+        "structural_similarity",
+        "temporal_auc",
+        "temporal_iou",
+        "temporal_variation",
+    ),
     "models": ("InputSpec", "VideoModel", "list_models", "load_model", "wrap_model"),
     "models.tsn": ("TSN",),
     "overlays": ("draw_boxes", "filmstrip", "focus", "heat", "save_picture", "save_video"),
-    "tubes": ("Tube",),
+    "sanity": ("cascading_randomisation",),
+    "tubes": ("Tube", "tau_for_share"),
     "tuning": ("Training", "fine_tune"),
     "videos": ("video_info",),
     "volumes": ("save_html", "timeline_figure", "volume_figure"),
 }
-_MODULES = ("metrics", "models", "samples", "training")
+_MODULES = ("evaluation", "metrics", "models", "samples", "study", "training")
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = sorted([*_HOME_OF, *_MODULES])
@@ -64,9 +75,11 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:  # the same, for type checkers and editors
+    from . import evaluation as evaluation
     from . import metrics as metrics
     from . import models as models
     from . import samples as samples
+    from . import study as study
     from . import training as training
     from .browser import Browser, browse
     from .clips import Action, Clip, ClipError, read_clip
@@ -74,11 +87,22 @@ if TYPE_CHECKING:  # the same, for type checkers and editors
     from .evaluation import evaluate, predictions
     from .explanations import Explanation, explain
     from .explorer import Explorer, explore
-    from .metrics import pointing_game
+    from .metrics import (
+        deletion,
+        energy_inside,
+        insertion,
+        pointing_game,
+        rank_correlation,
+        structural_similarity,
+        temporal_auc,
+        temporal_iou,
+        temporal_variation,
+    )
     from .models import InputSpec, VideoModel, list_models, load_model, wrap_model
     from .models.tsn import TSN
     from .overlays import draw_boxes, filmstrip, focus, heat, save_picture, save_video
-    from .tubes import Tube
+    from .sanity import cascading_randomisation
+    from .tubes import Tube, tau_for_share
     from .tuning import Training, fine_tune
     from .videos import video_info
     from .volumes import save_html, timeline_figure, volume_figure

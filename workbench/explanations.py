@@ -141,7 +141,8 @@ class Explanation:
             if self._graph is None:
                 raise RuntimeError("the gradients of this explanation are gone: explain the clip again")
             graph = self._graph
-            gradients = torch.autograd.grad(graph.logits[number], graph.outputs, retain_graph=True)
+            with torch.inference_mode(False), torch.enable_grad():  # whatever the user's own code is in
+                gradients = torch.autograd.grad(graph.logits[number], graph.outputs, retain_graph=True)
             layouts = [site.layout for site in graph.target.sites]
             self._rows[number] = [
                 _KINDS[graph.kind](layout.arranged(gradient).float(), maps)

@@ -69,6 +69,7 @@ def cascading_randomisation(
     original = trained.tube(number, tau)
     layer = trained.layer if len(trained.pathways) == 1 else model.layer
     losing = replace(model, module=copy.deepcopy(model.network), layer=layer)  # the same layer at every stage
+    losing.formats.update(model.formats)
     total = sum(parameter.numel() for parameter in losing.module.parameters())
     generator = torch.Generator().manual_seed(seed)
     rows, done = [], 0

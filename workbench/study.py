@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,17 +18,20 @@ import torch
 from tqdm.auto import tqdm
 
 from .clips import Clip
+from .datasets import Dataset
 from .evaluation import Method, baselines, faithfulness
 from .explanations import explain
 from .models import VideoModel, load_model
 from .samples import FOLDER, SPLITS, dataset
+from .sanity import cascading_randomisation
 from .tubes import Tube, tau_for_share
 
-__all__ = ["SEED", "SHARES", "STEPS", "Part", "measure", "methods", "parts", "recorded", "run", "shares"]
+__all__ = ["SEED", "SHARES", "STEPS", "TABLES", "Part", "measure", "methods", "parts", "recorded", "run", "shares"]
 
 SEED = 3  # of the clips; `evaluate` measures on those of seed 2
 STEPS = 8  # of deletion and insertion: within 0.02 of the area that 40 steps give
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.1, 0.05, 0.02)  # of the features that are kept
+TABLES = ("methods", "shares", "randomisation")
 PART = 20  # clips that are lost at most when it is broken off
 RECORD = FOLDER / "study"
 
@@ -70,7 +73,7 @@ def _remembered(model: VideoModel, weights: str | None = None) -> Callable:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the study: `what` ("methods" or "shares") on the clips from `first` on of a split of `size` clips."""
+    """A part of the study: `what` (of `TABLES`) on the clips from `first` on of a split of `size` clips."""
 
     what: str
     split: str
@@ -84,26 +87,46 @@ class Part:
         """Of the file that keeps what was measured."""
         return f"{self.what}-{self.split}-{self.first:05d}-of-{self.size}-seed-{self.seed}-steps-{self.steps}.csv"
 
+    @property
+    def data(self) -> Dataset:
+        """The clips."""
+        every = dataset(self.split, self.size, self.seed)
+        return every.subset(every.index.index[self.first : self.first + PART])
+
 
 def parts(clips: int = 200) -> list[Part]:
     """Return the parts: all methods on `clips` of each split, and the shares on half as many of two splits."""
     every = [Part("methods", split, first, clips) for split in SPLITS for first in range(0, clips, PART)]
     half = max(2, clips // 2)
-    return every + [Part("shares", split, n, half) for split in ("decorrelated", "pair") for n in range(0, half, PART)]
+    some = [Part("shares", split, n, half) for split in ("decorrelated", "pair") for n in range(0, half, PART)]
+    return [*every, *some, *(replace(part, what="randomisation") for part in every)]
 
 
 def measure(part: Part) -> pd.DataFrame:
-    """Measure a part, in this process and one thread; a table as `evaluation.faithfulness` gives it."""
+    """Measure a part, in this process and one thread.
+
+    Returns a table as `evaluation.faithfulness` gives it, or for "randomisation" as `sanity.cascading_randomisation`
+    does, of each clip's first action.
+    """
     torch.set_num_threads(1)
     mfnet = load_model("samples/mfnet", device="cpu")
+    if part.what == "randomisation":
+        return _randomisation(mfnet, part)
     compared = shares(mfnet) if part.what == "shares" else methods(mfnet, load_model("samples/tsn", device="cpu"))
-    data = dataset(part.split, part.size, part.seed)
-    some = data.subset(data.index.index[part.first : part.first + PART])
-    return faithfulness(compared, some, mfnet.input, score=mfnet.score, steps=part.steps, progress=False)
+    return faithfulness(compared, part.data, mfnet.input, score=mfnet.score, steps=part.steps, progress=False)
+
+
+def _randomisation(mfnet: VideoModel, part: Part) -> pd.DataFrame:
+    tables = []
+    for number, name in enumerate(part.data.index.index):
+        clip = part.data.read(name, frames=mfnet.input.frames, stride=mfnet.input.stride)
+        table = cascading_randomisation(mfnet, clip, clip.label, seed=part.first + number)
+        tables.append(table.assign(data=part.data.title, clip=name))
+    return pd.concat(tables)
 
 
 def run(folder: str | Path, clips: int = 200, workers: int = 2) -> dict[str, pd.DataFrame]:
-    """Measure everything that `folder` does not hold yet, and return the tables `methods` and `shares`.
+    """Measure everything that `folder` does not hold yet, and return the tables by name.
 
     200 clips take about an hour on two cores. Broken off, it goes on with the next call.
     """
@@ -127,7 +150,7 @@ def run(folder: str | Path, clips: int = 200, workers: int = 2) -> dict[str, pd.
             raise
     tables = {
         what: pd.concat([pd.read_csv(folder / part.name) for part in wanted if part.what == what], ignore_index=True)
-        for what in ("methods", "shares")
+        for what in TABLES
     }
     for what, table in tables.items():
         table.to_csv(folder / f"{what}.csv.gz", index=False)
@@ -135,12 +158,12 @@ def run(folder: str | Path, clips: int = 200, workers: int = 2) -> dict[str, pd.
 
 
 def recorded(what: str = "methods") -> pd.DataFrame:
-    """Return the shipped table: `methods` on 200 clips of each split, or `shares` on 100 of two.
+    """Return a shipped table: `methods` and `randomisation` on 200 clips of each split, `shares` on 100 of two.
 
     Raises FileNotFoundError outside a checkout, KeyError for another table.
     """
-    if what not in ("methods", "shares"):
-        raise KeyError(f"no table {what!r}; there are methods and shares")
+    if what not in TABLES:
+        raise KeyError(f"no table {what!r}; there are {', '.join(TABLES)}")
     file = RECORD / f"{what}.csv.gz"
     if not file.is_file():
         raise FileNotFoundError(f"no {file}: work in a checkout of the repository, or `python -m workbench study`")

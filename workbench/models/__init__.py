@@ -293,7 +293,7 @@ def wrap_model(
         classes: N names, or None to number them; for a network of several outputs a dict of names by output.
         layer, head: dotted names of the layer to explain and of its head; None: found by the completeness test.
         device: moved there if given (this changes the module in place, as `module.to` does).
-        name: what to call it.
+        name: what to call it; "": as its class.
         output: of several outputs the one to explain first, by its key, or its position as a text.
         precision: torch.float16 or torch.bfloat16 to run a GPU in mixed precision.
         compile: run it through torch.compile, for many clips of one size.
@@ -309,6 +309,7 @@ def wrap_model(
             find_module(bare(module), what)
     if device is not None:
         module = module.to(device)
+    name = name or type(bare(module)).__name__
     spec = input or InputSpec(getattr(module, "segments", 16), resize=256, crop=224)
     if isinstance(classes, Mapping):
         named = {key: _names(each) for key, each in classes.items()}

@@ -1,0 +1,115 @@
+"""What an explanation with its tube costs on other networks than MFNet, against a bare eager forward pass.
+
+    python benchmarks/bench_networks.py [--pairs 7] [networks]
+
+Random weights, each network at the size that it was trained for, on the CPU unless there is a GPU. The two take turns,
+so that the ratio holds when the machine's speed drifts; what is learnt on the first clip (layer, memory format) is not
+counted, as it is learnt once. Networks of packages that are not installed are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.util
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from networks import NETWORKS, Network, frames_of, randomised, spec, video
+
+import workbench as wb
+from workbench.models.mfnet import MFNet3d
+
+PAIRS = 7
+SECONDS = 20.0  # for the pairs of one network; slow ones make do with fewer, but never fewer than 3
+KINETICS = spec(16, 112)
+TIMED: dict[str, Network] = {
+    "mfnet3d": Network(lambda: MFNet3d(400), spec(16, 224), "tail", (8, 7, 7)),
+    "r3d_18": Network(video("r3d_18"), KINETICS, "layer4", (2, 7, 7)),
+    "r2plus1d_18": Network(video("r2plus1d_18"), KINETICS, "layer4", (2, 7, 7)),
+    "mc3_18": Network(video("mc3_18"), KINETICS, "layer4", (16, 7, 7)),
+    "s3d": Network(video("s3d"), spec(16, 224), "features", (2, 7, 7)),
+    "swin3d_t": Network(video("swin3d_t"), spec(16, 224), "norm", (8, 7, 7)),
+    **{name: NETWORKS[name] for name in ("mvit_v2_s", "x3d_s", "slow_r50", "slowfast_r50")},
+    "tsn resnet50": Network(frames_of("resnet50"), spec(8, 224), "backbone.layer4", (8, 7, 7)),
+}
+
+
+def seconds(call: Callable[[], object]) -> float:
+    start = now()
+    call()
+    return now() - start
+
+
+def now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def measure(network: Network, pairs: int) -> tuple[wb.Explanation, list[float], list[float], bool]:
+    """Return an explanation, the seconds of bare passes, those of explanations over them, and whether channels last."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    module = randomised(network.build().eval(), network.input).to(device)
+    model = wb.wrap_model(module, network.input)
+    x = torch.randn(1, 3, network.input.frames, *network.input.resize, device=device)
+
+    def bare() -> None:
+        with torch.no_grad():
+            module(network.input.arrange(x))
+
+    def explained() -> None:
+        wb.explain(model, x).tube()
+
+    ex = wb.explain(model, x)  # warms up, too
+    explained()
+    bare()
+    both = 2 * seconds(bare)
+    count = max(min(pairs, 3), min(pairs, int(SECONDS / both)))
+    bares, ratios = [], []
+    for number in range(count):  # in turn, so that neither is always the second
+        first = seconds(bare) if number % 2 else None
+        total = seconds(explained)
+        bares.append(seconds(bare) if first is None else first)
+        ratios.append(total / bares[-1])
+    return ex, bares, ratios, any(model.formats.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=PAIRS)
+    parser.add_argument("networks", nargs="*", metavar="network", help=f"{', '.join(TIMED)}; none: all")
+    asked = parser.parse_args()
+    unknown = set(asked.networks) - set(TIMED)
+    if unknown:
+        parser.error(f"no {', '.join(unknown)}; there are {', '.join(TIMED)}")
+    warnings.filterwarnings("ignore", module="torch|pytorchvideo")
+    print(f"{'network':<14}{'input':>12}  {'exact':<6}{'residual':>9}{'bare ms':>9}", end="")
+    print(f"  {'explain + tube / bare':<24}{'pairs':>6}  {'memory':<14}layer")
+    for name in asked.networks or TIMED:
+        network = TIMED[name]
+        if importlib.util.find_spec(network.needs) is None:
+            print(f"{name:<14}{network.needs} is not installed")
+            continue
+        ex, bares, ratios, lent = measure(network, asked.pairs)
+        size = f"{network.input.frames}×{network.input.resize[0]}²"
+        low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
+        told = f"{middle:.3f} ({low:.3f}–{high:.3f})"
+        print(f"{name:<14}{size:>12}  {'yes' if ex.exact else 'no':<6}", end="")
+        print(f"{'' if not ex.exact else format(ex.residual, '.0e'):>9}{1000 * statistics.median(bares):>9.0f}", end="")
+        print(f"  {told:<24}{len(ratios):>6}  {'channels last' if lent else 'as it is':<14}{ex.layer}", flush=True)
+        del ex
+        gc.collect()
+
+
+if __name__ == "__main__":
+    main()
