@@ -30,7 +30,7 @@ $(shell [ ! -e $(READY) ] || { [ "$$(cat $(READY))" = "$$(pwd -P)" ] && [ -x $(P
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lab test quick lint notebooks bench samples pins clean
+.PHONY: help demo lab test quick lint notebooks figures bench samples pins clean
 
 help: ## list the commands
 	@echo "make …"
@@ -58,6 +58,9 @@ lint: $(READY_TEST) ## style and types
 
 notebooks: $(READY_TEST) ## execute the notebooks in place (ARGS=notebooks/00_quickstart.ipynb: one of them)
 	$(PY) .ci/notebooks.py $(ARGS)
+
+figures: $(READY) ## rebuild the paper's figures, into results/figures
+	@$(PY) .ci/figures.py
 
 bench: $(READY_TEST) ## run the benchmarks
 	$(PY) $(BENCH) $(ARGS)

@@ -17,8 +17,8 @@ from PIL import Image
 import workbench as wb
 from workbench.explanations import Explanation, _Graph
 from workbench.layouts import Layout
-from workbench.targets import Site, Target
 from workbench.models.mfnet import MFNet3d
+from workbench.targets import Site, Target
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ _HOMES = {
     "videos": ("video_info",),
     "volumes": ("save_html", "timeline_figure", "volume_figure"),
 }
-_MODULES = ("evaluation", "metrics", "models", "samples", "study", "training")
+_MODULES = ("charts", "evaluation", "figures", "metrics", "models", "samples", "study", "training")
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = sorted([*_HOME_OF, *_MODULES])
@@ -75,7 +75,9 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:  # the same, for type checkers and editors
+    from . import charts as charts
     from . import evaluation as evaluation
+    from . import figures as figures
     from . import metrics as metrics
     from . import models as models
     from . import samples as samples

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -48,8 +49,16 @@ def bootstrap(
     if len(counts) < 2:
         raise ValueError(f"expected at least two clips, got {len(counts)}: an interval needs clips that differ")
     sums = np.bincount(number, weights=values)
-    drawn = np.random.default_rng(seed).integers(len(counts), size=(draws, len(counts)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    times = _drawn(len(counts), draws, seed)
+    means = (times @ sums) / (times @ counts)
     tail = (1 - level) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(float(values.mean()), float(low), float(high))
+
+
+@lru_cache(maxsize=4)
+def _drawn(clips: int, draws: int, seed: int) -> np.ndarray:
+    """Return (draws, clips) float64: how often each clip is drawn. The matrix is shared: do not write to it."""
+    drawn = np.random.default_rng(seed).integers(clips, size=(draws, clips))
+    times = np.bincount((drawn + clips * np.arange(draws)[:, None]).ravel(), minlength=draws * clips)
+    return times.reshape(draws, clips).astype(np.float64)
