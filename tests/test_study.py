@@ -16,7 +16,7 @@ matplotlib.use("agg")
 def test_parts_cover_every_clip_of_every_split_once():
     parts = study.parts(50)
     assert len({part.name for part in parts}) == len(parts)
-    for what, splits, size in (("methods", 4, 50), ("randomisation", 4, 50), ("shares", 2, 25)):
+    for what, splits, size in (("methods", 4, 50), ("centred", 4, 50), ("randomisation", 4, 50), ("shares", 2, 25)):
         mine = [part for part in parts if part.what == what]
         clips = [name for part in mine for name in part.data.index.index]
         assert len(clips) == len(set(clips)) == splits * size
@@ -42,7 +42,7 @@ def test_gradient_weights_are_the_class_weights_on_the_shipped_network():
 @pytest.mark.slow
 def test_what_is_measured_already_is_not_measured_again(tmp_path, monkeypatch):
     done, missing = study.Part("methods", "edge", 0, 2), study.Part("methods", "pair", 0, 2)
-    others = [study.Part(what, "edge", 0, 2) for what in ("shares", "randomisation")]
+    others = [study.Part(what, "edge", 0, 2) for what in ("shares", "centred", "randomisation")]
     monkeypatch.setattr(study, "parts", lambda clips: [done, missing, *others])
     kept = pd.DataFrame({"data": ["samples, edge"], "clip": ["kept"], "method": ["kept"], "deletion": [0.5]})
     for part in (done, *others):
@@ -57,7 +57,7 @@ def test_what_is_measured_already_is_not_measured_again(tmp_path, monkeypatch):
 
 
 def test_no_such_table():
-    with pytest.raises(KeyError, match="methods, shares, randomisation"):
+    with pytest.raises(KeyError, match="methods, centred, shares"):
         study.recorded("nothing")
 
 

@@ -127,3 +127,20 @@ def test_elementwise_weights_weigh_every_voxel():
     weights = np.random.default_rng(2).standard_normal(maps.shape).astype(np.float32)
     low, _ = activation_map(torch.from_numpy(maps), torch.from_numpy(weights))
     np.testing.assert_allclose(low.numpy(), (maps * weights).sum(0), atol=1e-5)
+
+
+def test_centred_cells_lie_at_the_middle_of_their_share():
+    low = torch.zeros(4, 5, 5)
+    low[1, 3, 1] = 1.0
+    ends, centred = (upsample(low, (16, 30, 30), each).numpy() for each in (False, True))
+    # Cell 1 of 0-3 on 0-15, 3 and 1 of 0-4 on 0-29; or each in the middle of its 4 frames and 6 pixels.
+    assert np.unravel_index(ends.argmax(), ends.shape) == (5, 22, 7)
+    middle = np.abs(np.array(np.unravel_index(centred.argmax(), centred.shape)) - (5.5, 20.5, 8.5))
+    assert middle.tolist() == [0.5, 0.5, 0.5]
+    expected = scipy.ndimage.zoom(low.numpy(), (4, 6, 6), order=3, grid_mode=True, mode="nearest")
+    np.testing.assert_allclose(centred, expected, atol=1e-5)
+
+
+def test_centred_matrices_keep_a_constant():
+    for source, target in ((2, 7), (7, 112), (8, 16), (1, 5)):
+        np.testing.assert_allclose(spline_matrix(source, target, True).sum(1), 1, atol=1e-5)

@@ -142,31 +142,34 @@ def activation_map(
 
 
 @lru_cache(maxsize=256)
-def spline_matrix(source: int, target: int) -> np.ndarray:
+def spline_matrix(source: int, target: int, centred: bool = False) -> np.ndarray:
     """Return (target, source) float32: cubic spline interpolation of one axis as a matrix.
 
-    `scipy.ndimage.zoom(order=3)` is linear and separable, so its action on the identity is all of it; its
-    first and last samples stay where they are. The matrix is shared: do not write to it.
+    `scipy.ndimage.zoom(order=3)` is linear and separable, so its action on the identity is all of it. Its first and
+    last samples stay where they are; `centred` puts every sample at the middle of its share of the axis instead
+    (`grid_mode=True`), and goes on beyond the outermost with their values. The matrix is shared: do not write to it.
     """
-    matrix = scipy.ndimage.zoom(np.eye(source), (target / source, 1), order=3).astype(np.float32)
+    place = {"grid_mode": True, "mode": "nearest"} if centred else {}
+    matrix = scipy.ndimage.zoom(np.eye(source), (target / source, 1), order=3, **place).astype(np.float32)
     if matrix.shape[0] != target:  # zoom rounds target / source * source
         raise AssertionError(f"spline from {source} to {target} came out as {matrix.shape[0]}")
     matrix.setflags(write=False)
     return matrix
 
 
-def upsample(low: torch.Tensor, size: tuple[int, int, int]) -> torch.Tensor:
+def upsample(low: torch.Tensor, size: tuple[int, int, int], centred: bool = False) -> torch.Tensor:
     """Interpolate a map (T', H', W') to (T, H, W) by cubic splines, on the map's device.
 
     Equals `scipy.ndimage.zoom(low, …, order=3)`, the authors' choice, to within float32; cubic splines
-    overshoot, so the volume's range is a little wider than the map's.
+    overshoot, so the volume's range is a little wider than the map's. `centred`: see `spline_matrix`.
     """
-    along_t, along_h, along_w = (_device_matrix(a, b, low.device) for a, b in zip(low.shape, size, strict=True))
+    pairs = zip(low.shape, size, strict=True)
+    along_t, along_h, along_w = (_device_matrix(a, b, centred, low.device) for a, b in pairs)
     # Time last: it is the cheapest axis to leave until the picture is at full size.
     wide = torch.matmul(along_h @ low.float(), along_w.T)
     return (along_t @ wide.flatten(1)).view(size)
 
 
 @lru_cache(maxsize=256)
-def _device_matrix(source: int, target: int, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(spline_matrix(source, target).copy()).to(device)
+def _device_matrix(source: int, target: int, centred: bool, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(spline_matrix(source, target, centred).copy()).to(device)
