@@ -134,9 +134,8 @@ def test_centred_cells_lie_at_the_middle_of_their_share():
     low[1, 3, 1] = 1.0
     ends, centred = (upsample(low, (16, 30, 30), each).numpy() for each in (False, True))
     # Cell 1 of 0-3 on 0-15, 3 and 1 of 0-4 on 0-29; or each in the middle of its 4 frames and 6 pixels.
-    assert np.unravel_index(ends.argmax(), ends.shape) == (5, 22, 7)
-    middle = np.abs(np.array(np.unravel_index(centred.argmax(), centred.shape)) - (5.5, 20.5, 8.5))
-    assert middle.tolist() == [0.5, 0.5, 0.5]
+    for volume, place in ((ends, (5, 21.75, 7.25)), (centred, (5.5, 20.5, 8.5))):
+        assert np.abs(np.array(np.unravel_index(volume.argmax(), volume.shape)) - place).max() <= 0.75
     expected = scipy.ndimage.zoom(low.numpy(), (4, 6, 6), order=3, grid_mode=True, mode="nearest")
     np.testing.assert_allclose(centred, expected, atol=1e-5)
 
