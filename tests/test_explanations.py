@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -314,3 +316,122 @@ def test_a_compiled_model_says_the_same(clip):
         torch.testing.assert_close(ex.activations, plain.activations, rtol=1e-4, atol=1e-5)
     wrapped = wb.explain(wb.wrap_model(torch.compile(mfnet()), SPEC), clip)
     assert (wrapped.layer, wrapped.exact) == ("tail", True)
+
+
+# What an acceptance check found
+
+
+class Changes(nn.Module):
+    """Writes into its input, as a network that normalises for itself may."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = mfnet()
+
+    def forward(self, x):
+        return self.net(x.sub_(0.5).div_(0.2))
+
+
+def test_an_input_that_the_network_writes_into_stays_the_user_s():
+    module, x = Changes().eval(), torch.rand(1, 3, 8, 32, 32)
+    before = x.clone()
+    ex = wb.explain(wb.wrap_model(module, SPEC), x)
+    assert torch.equal(x, before)
+    torch.testing.assert_close(ex.logits, module(before.clone())[0].detach())
+
+
+class FrameByFrame(nn.Module):
+    """A 2-D network called once for each frame, and a mean or an LSTM over what it says."""
+
+    def __init__(self, recurrent):
+        super().__init__()
+        self.cnn = nn.Sequential(nn.Conv2d(3, 6, 8, 8), nn.ReLU())
+        self.lstm = nn.LSTM(6, 6, batch_first=True) if recurrent else None
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x):
+        said = torch.stack([self.cnn(frame).mean((2, 3)) for frame in x.unbind(2)], 1)
+        return self.head(said.mean(1) if self.lstm is None else self.lstm(said)[0][:, -1])
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_a_network_called_frame_by_frame_is_explained_on_all_frames(clip, recurrent):
+    module = FrameByFrame(recurrent).eval()
+    model = wb.wrap_model(module, SPEC)
+    ex = wb.explain(model, clip)
+    assert (ex.layer, ex.exact) == ("cnn", not recurrent)
+    _, x = model.prepare(clip)
+    with torch.no_grad():
+        torch.testing.assert_close(ex.activations, module.cnn(x[0].transpose(0, 1)).transpose(0, 1))
+    for weights in ("gradient", "layer"):
+        tube = wb.explain(model, clip, weights=weights).tube(1)
+        assert np.ptp(tube.map.mean((1, 2))) > 0  # not the last frame's alone
+
+
+class Tokens(nn.Module):
+    """Frames in cells of 8×8, tokens that attend to one another, and their mean: knows its grid only from the clip."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 8, 8)
+        self.norm = nn.LayerNorm(6)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x):
+        tokens = self.norm(self.stem(x.transpose(1, 2).flatten(0, 1)).flatten(2).transpose(1, 2))
+        return self.head(tokens.mean(1)).mean(0, keepdim=True)
+
+
+def test_tokens_follow_the_size_of_the_clip():
+    model = wb.wrap_model(Tokens().eval(), SPEC)
+    for size in ((2, 64, 96), (2, 96, 64), (3, 64, 64), (2, 64, 96)):
+        ex = wb.explain(model, torch.rand(1, 3, *size))
+        assert ex.exact
+        assert tuple(ex.activations.shape) == (6, size[0], size[1] // 8, size[2] // 8)
+
+
+def test_a_target_without_proof_is_looked_for_again_when_the_weights_change(clip):
+    module = mfnet()
+    nn.init.zeros_(module.classifier.weight)
+    model = wb.wrap_model(module, SPEC)
+    with pytest.warns(UserWarning, match="all zeros"):
+        assert not wb.explain(model, clip).exact
+    nn.init.normal_(module.classifier.weight)
+    assert wb.explain(model, clip).exact
+    module.classifier = nn.Linear(32, 3)  # another head, and other numbers for names
+    assert len(wb.explain(model, clip).classes) == 3
+
+
+def test_an_explanation_is_freed_with_its_last_reference(clip):
+    gc.disable()
+    try:
+        ex = wb.explain(wb.wrap_model(mfnet(), SPEC), clip)
+        gone = weakref.ref(ex)
+        del ex
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("how", ["bfloat16", "double", "precision", "autocast"])
+def test_other_precisions_stay_exact(clip, how):
+    module = mfnet()
+    module = module.bfloat16() if how == "bfloat16" else module.double() if how == "double" else module
+    model = wb.wrap_model(module, SPEC, precision=torch.bfloat16 if how == "precision" else None)
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        ex = wb.explain(model, clip)
+    assert ex.exact
+    assert ex.residual < (0.03 if how in ("bfloat16", "precision") else 1e-5)
+
+
+def test_mistakes_are_named(clip):
+    with pytest.raises(TypeError, match="wrap_model"):
+        wb.explain(mfnet(), clip)
+    with pytest.raises(TypeError, match="TorchScript"):
+        wb.wrap_model(torch.jit.trace(mfnet().eval(), torch.zeros(1, 3, 8, 32, 32)))
+    module = mfnet()
+    ex = wb.explain(wb.wrap_model(module, SPEC), clip, weights="gradient")
+    with torch.no_grad():
+        module.classifier.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="explain the clip again"):
+        ex.tube(1)

@@ -268,7 +268,7 @@ def test_weights_from_gradients() -> None:
     target = Target("logits", (Site("layer", 0, Layout("CTHW", (4, 3, 4))),), head=None)
     ex = replace(
         base, logits=logits.detach(), maps=(maps.detach()[0],), exact=False, residual=math.nan,
-        _weights=None, _graph=_Graph(logits, (maps,), target, "gradient"),
+        _weights=None, _graph=_Graph(logits, ([maps],), target, "gradient"),
     )  # fmt: skip
     app = wb.explore(ex)
     said = []

@@ -7,6 +7,7 @@ the linear head where the network ends in average pooling and one, gradients els
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -18,19 +19,21 @@ from .models import VideoModel, find_module
 from .models.outputs import are_probabilities, named_outputs, pick_output
 from .targets import TOLERANCE, Target, find_targets, linear_head, residual
 from .tubes import Tube, activation_map, upsample
-from .watching import Capture, Key, refuse_nan
+from .watching import EVERY, Capture, Key, joined, refuse_nan
 
 __all__ = ["WEIGHTS", "Explanation", "explain"]
 
+HALVES = (torch.float16, torch.bfloat16)
+COARSE = 0.03  # TOLERANCE in half precision
 WEIGHTS = ("gradient", "gradient++", "layer")  # kinds that can be asked for
 
 
 @dataclass(frozen=True)
 class _Graph:
-    """What gradients are taken of: logits (N,), and each pathway's layer output as the network made it."""
+    """What gradients are taken of: logits (N,), and each pathway's layer output as the network made it, by call."""
 
     logits: torch.Tensor
-    outputs: tuple[torch.Tensor, ...]
+    outputs: tuple[list[torch.Tensor], ...]
     target: Target
     kind: str
 
@@ -65,7 +68,8 @@ class Explanation:
     _weights: torch.Tensor | None = None
     _graph: _Graph | None = None
     _rows: dict[int, list[torch.Tensor]] = field(default_factory=dict)
-    _siblings: dict[str, Explanation] = field(default_factory=dict)
+    _stacked: torch.Tensor | None = None
+    _others: dict[str, Explanation] = field(default_factory=dict)  # of the same pass, this one among them
 
     @property
     def activations(self) -> torch.Tensor:
@@ -86,14 +90,16 @@ class Explanation:
     @property
     def outputs(self) -> tuple[str, ...]:
         """The names of the network's outputs, `output` among them."""
-        return tuple(self._siblings) or (self.output,)
+        return tuple(self._others) or (self.output,)
 
     def select(self, output: str) -> Explanation:
         """Return the explanation of another output (the nouns beside the verbs), from the same forward pass.
 
         Raises KeyError that lists the outputs.
         """
-        return self._siblings[pick_output(self._siblings or {self.output: self}, output)] if self._siblings else self
+        every = self._others or {self.output: self}
+        # What is in `_others` knows no others: no cycle keeps the tensors alive.
+        return replace(every[pick_output(every, output)], _others=self._others)
 
     @property
     def probabilities(self) -> torch.Tensor:
@@ -109,9 +115,11 @@ class Explanation:
     @property
     def weights(self) -> torch.Tensor | None:
         """(N, C) class weights y; where they come from gradients, None until all classes have been asked for."""
-        if self._weights is None and len(self._rows) == len(self.classes):
-            self._weights = torch.stack([self.class_weights(i) for i in range(len(self.classes))])
-        return self._weights
+        if self._weights is not None:
+            return self._weights
+        if self._stacked is None and len(self._rows) == len(self.classes):
+            self._stacked = torch.stack([self.channel_weights(i) for i in range(len(self.classes))])
+        return self._stacked
 
     def class_weights(self, target: int | str | None = None) -> torch.Tensor:
         """Return (C,) the class weights y_i of one class.
@@ -140,15 +148,22 @@ class Explanation:
         if number not in self._rows:
             if self._graph is None:
                 raise RuntimeError("the gradients of this explanation are gone: explain the clip again")
-            graph = self._graph
-            with torch.inference_mode(False), torch.enable_grad():  # whatever the user's own code is in
-                gradients = torch.autograd.grad(graph.logits[number], graph.outputs, retain_graph=True)
-            layouts = [site.layout for site in graph.target.sites]
-            self._rows[number] = [
-                _KINDS[graph.kind](layout.arranged(gradient).float(), maps)
-                for layout, gradient, maps in zip(layouts, gradients, self.maps)
-            ]
+            self._rows[number] = self._from_graph(self._graph, number)
         return self._rows[number]
+
+    def _from_graph(self, graph: _Graph, number: int) -> list[torch.Tensor]:
+        every = [each for outputs in graph.outputs for each in outputs]
+        try:
+            with torch.inference_mode(False), torch.enable_grad():  # whatever the user's own code is in
+                gradients = iter(torch.autograd.grad(graph.logits[number], every, retain_graph=True))
+        except RuntimeError as error:  # the explanation was copied or loaded, or the weights have changed
+            gone = "the gradients of this explanation are gone: explain the clip again"
+            raise RuntimeError(f"{gone} ({error})") from error
+        layouts = [site.layout for site in graph.target.sites]
+        return [
+            _KINDS[graph.kind](layout.arranged(joined(list(islice(gradients, len(outputs))))).float(), maps)
+            for layout, outputs, maps in zip(layouts, graph.outputs, self.maps)
+        ]
 
     def class_id(self, target: int | str | None = None) -> int:
         """Return the 0-based class id of a name, an id, or (None) of the predicted class.
@@ -303,30 +318,52 @@ def explain(model: VideoModel, clip: Clip | torch.Tensor, weights: str | None = 
             or a number of class names that is not that of the logits.
         KeyError: `model.layer` or `model.head` names no module.
     """
+    if not isinstance(model, VideoModel):
+        raise TypeError(f"expected a model from wb.wrap_model(module) or wb.load_model, got {type(model).__name__}")
     if weights not in (None, *WEIGHTS):
         raise ValueError(f"weights: expected None or one of {', '.join(WEIGHTS)}; got {weights!r}")
-    seen, x = model.prepare(clip)
-    if not x.isfinite().all():
-        raise ValueError("the input holds NaN or infinite values")
-    known = model.found is not None
-    if not known:
-        model.found = _found(model, x)
-    targets: dict[str, Target] = model.found
-    model.output = pick_output(targets, model.output) if len(targets) > 1 else model.output
-    rows, taken = _forward(model, x, targets, weights)
-    siblings: dict[str, Explanation] = {}
-    for name, target in targets.items():
-        ex = _explained(model, seen, target, rows[name], taken, weights)
-        if ex is None and known:  # the network is no longer the one that was tested: look again
-            model.found = None
-            return explain(model, clip, weights)
-        if ex is None:
-            raise ValueError(f"{type(model.network).__name__} says something else of the same clip each time")
-        siblings[name] = replace(ex, _siblings=siblings)
-    return siblings[pick_output(siblings, model.output)]
+    # A user's own inference mode would leave tensors that refuse to be differentiated, and autocast rounds.
+    with torch.inference_mode(False), torch.autocast(model.device.type, enabled=False):
+        seen, x = model.prepare(clip)
+        if not x.isfinite().all():
+            raise ValueError("the input holds NaN or infinite values")
+        for again in (False, True):  # a network may have changed since it was searched
+            explained = _explained_by(model, seen, x, _targets(model, x, again), weights)
+            if explained is not None:
+                return explained
+    raise ValueError(f"{type(model.network).__name__} says something else of the same clip each time")
 
 
-def _found(model: VideoModel, x: torch.Tensor) -> dict[str, Target]:
+@dataclass(frozen=True)
+class _Found:
+    """The targets of a network, and the state of its weights when they were found."""
+
+    targets: dict[str, Target]
+    state: int
+
+
+def _targets(model: VideoModel, x: torch.Tensor, again: bool) -> dict[str, Target]:
+    """Return what is to be explained: what is remembered, or found now.
+
+    It is found anew for other names of layer and head; for clips of another size, where tokens lie otherwise; and for
+    other weights where nothing but a search tells whether it still holds.
+    """
+    size = (x.shape[2], x.shape[3], x.shape[4])
+    model.found = model.found or {}
+    state = hash(tuple((id(each), each._version) for each in model.network.parameters() if not each.is_inference()))
+    for key in ((model.layer, model.head, size), (model.layer, model.head, None)):
+        known: _Found | None = model.found.get(key)
+        if known is None or again:
+            continue
+        if known.state == state or all(target.head is not None for target in known.targets.values()):
+            return known.targets
+    targets = _search(model, x, size)
+    fixed = any(site.layout.order == "tokens" or site.call == EVERY for t in targets.values() for site in t.sites)
+    model.found[model.layer, model.head, size if fixed else None] = _Found(targets, state)
+    return targets
+
+
+def _search(model: VideoModel, x: torch.Tensor, size: tuple[int, int, int]) -> dict[str, Target]:
     """Find what is to be explained; a bar shows when that takes over two seconds."""
     with (
         model.evaluating() as network,
@@ -337,11 +374,33 @@ def _found(model: VideoModel, x: torch.Tensor) -> dict[str, Target]:
             bar.update()
             return model.call(network, x)
 
-        size = (x.shape[2], x.shape[3], x.shape[4])
-        return find_targets(network, call, size, model.layer, model.head, len(model.input.pathways) or 1)
+        pathways = len(model.input.pathways) or 1
+        half = any(each.dtype in HALVES for each in network.parameters())
+        return find_targets(network, call, size, model.layer, model.head, pathways, COARSE if half else TOLERANCE)
 
 
-Taken = dict[Key, torch.Tensor]
+def _explained_by(
+    model: VideoModel, clip: Clip, x: torch.Tensor, targets: dict[str, Target], weights: str | None
+) -> Explanation | None:
+    """Return the explanation by these targets; None where they are no longer those of the network."""
+    try:
+        rows, taken = _forward(model, x, targets, weights)
+    except KeyError:  # a layer or an output is gone, or is called less often
+        return None
+    if len(targets) > 1 and model.output is None:  # the one that the class names are for, else the first
+        count = None if model.classes is None else len(model.classes)
+        model.output = next((name for name in targets if len(rows[name]) == count), next(iter(targets)))
+    others: dict[str, Explanation] = {}
+    for name, target in targets.items():
+        ex = _explained(model, clip, x, target, rows[name], taken, weights)
+        if ex is None:
+            return None
+        others[name] = ex
+    first = others[pick_output(others, model.output)]
+    return replace(first, _others=others) if len(others) > 1 else first
+
+
+Taken = dict[Key, list[torch.Tensor]]
 
 
 def _forward(
@@ -357,30 +416,38 @@ def _forward(
     with model.running(x) as network, torch.inference_mode(not graph), torch.no_grad(), capture.on(network):
         said = model.call(network, x, fast=not graph)
     # Inference tensors would refuse to take part in a user's own gradients.
-    taken = capture.taken if graph else {key: output.clone() for key, output in capture.taken.items()}
+    taken = {key: outputs if graph else [each.clone() for each in outputs] for key, outputs in capture.taken.items()}
+    if missing := wanted - set(taken):
+        raise KeyError(f"{', '.join(layer for layer, _ in missing)} gave nothing")
     outputs = named_outputs(said)
     rows = {}
-    for name, target in targets.items():
-        row = (outputs[name] if target.logits is None else taken[target.logits]).flatten().float()
-        rows[name] = row if graph else row.clone()
-        if target.logits is None and are_probabilities(row):
-            rows[name] = row.clamp(min=1e-30).log()
+    with torch.set_grad_enabled(bool(graph)):
+        for name, target in targets.items():
+            row = (outputs[name] if target.logits is None else taken[target.logits][-1]).flatten().float()
+            row = row if graph else row.clone()
+            softmaxed = target.logits is None and are_probabilities(row)
+            rows[name] = row.clamp(min=1e-30).log() if softmaxed else row
     return rows, taken
 
 
 def _explained(
-    model: VideoModel, clip: Clip, target: Target, logits: torch.Tensor, taken: Taken, weights: str | None
+    model: VideoModel,
+    clip: Clip,
+    x: torch.Tensor,
+    target: Target,
+    logits: torch.Tensor,
+    taken: Taken,
+    weights: str | None,
 ) -> Explanation | None:
     """Return the explanation of one output; None where its head no longer gives the logits."""
     outputs = tuple(taken[site.key] for site in target.sites)
     linear = target.head is not None and weights is None
     maps = tuple(
-        (site.layout.maps if linear else site.layout.arranged)(output.detach()).float().contiguous()
+        (site.layout.maps if linear else site.layout.arranged)(joined(output).detach()).float().contiguous()
         for site, output in zip(target.sites, outputs)
     )
     plain = logits.detach()
     if not (plain.isfinite().all() and all(each.isfinite().all() for each in maps)):
-        _, x = model.prepare(clip)
         with model.evaluating() as network:
             refuse_nan(network, lambda: model.call(network, x), (x.shape[2], x.shape[3], x.shape[4]))
     classes = model.class_names(target.output, len(plain))
@@ -392,7 +459,8 @@ def _explained(
     if head is None:
         return None
     missed = residual(torch.cat([each.mean((1, 2, 3)) for each in maps]), head, plain)
-    if not missed <= TOLERANCE:
+    half = model.precision is not None or outputs[0][0].dtype in HALVES
+    if not missed <= (COARSE if half else TOLERANCE):
         return None
     return Explanation(plain, maps, head[1].clone(), True, missed, *common, _weights=head[0].clone())
 

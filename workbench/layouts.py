@@ -15,7 +15,8 @@ __all__ = ["Layout", "layouts", "pooled"]
 
 Grid = tuple[int, int, int]
 ORDERS = {"CTHW": (0, 1, 2, 3), "THWC": (3, 0, 1, 2), "TCHW": (1, 0, 2, 3)}
-LEADS = (0, 1, 2)  # tokens before those of the picture: none, a class token, class and distillation
+LEADS = (0, 1, 2)  # tokens before those of the clip: none, a class token, class and distillation
+FRAME_LEADS = range(10)  # before those of a frame also registers (DINOv2)
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def layouts(shape: tuple[int, ...], clip: Grid, grids: Iterable[Grid] = ()) -> I
         choices = {}
     yield from (Layout(order, grid) for order, grid in choices.items() if _can_be(grid, clip))
     if len(shape) == 3:
-        for lead in LEADS:
+        for lead in LEADS if shape[0] == 1 else FRAME_LEADS:
             grid = _token_grid(shape[0], shape[1] - lead, clip, list(grids))
             if grid is not None:
                 yield Layout("tokens", grid, lead)

@@ -8,6 +8,7 @@ layer with a spatio-temporal map that the logits depend on.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations, islice
@@ -73,6 +74,7 @@ def find_targets(
     layer: str | None = None,
     head: str | None = None,
     pathways: int = 1,
+    tolerance: float = TOLERANCE,
 ) -> dict[str, Target]:
     """Run a network with every layer watched, and find what is to be explained of each of its outputs.
 
@@ -82,6 +84,7 @@ def find_targets(
         clip: (T, H, W) of the input.
         layer, head: names that the user gave; None: looked for.
         pathways: how many inputs the network takes.
+        tolerance: of the completeness test; half precision needs a larger one.
 
     Returns:
         Targets by the outputs' names; outputs that depend on no map are left out.
@@ -91,7 +94,8 @@ def find_targets(
     """
     with torch.no_grad():
         seen, said = watch(network, call, clip)
-    search = _Search(network, call, seen, layer, head, pathways)
+    _check_head(network, head, [row.shape[1] for row in named_outputs(said).values()])
+    search = _Search(network, call, seen, layer, head, pathways, tolerance)
     found: dict[str, Target] = {}
     for name, row in named_outputs(said).items():
         logits, source = _before_softmax(seen, row[0].float())
@@ -101,6 +105,12 @@ def find_targets(
         target = search.proved(name, logits, source) or search.felt(name, len(logits), source)
         if target is not None:
             found[name] = target
+    if head is not None and not any(target.head == head for target in found.values()):
+        where = "" if layer is None else f" {layer!r}"
+        raise ValueError(
+            f"no layer{where} whose pooled maps give the logits through {head!r}. "
+            "Leave out head= for weights from gradients"
+        )
     if not found:
         names = list(dict.fromkeys(each.layer for each in reversed(seen) if each.means))[:5]
         what = "no layer has" if layer is None else f"layer {layer!r} has not"
@@ -117,14 +127,16 @@ def _before_softmax(seen: list[Seen], row: torch.Tensor) -> tuple[torch.Tensor, 
 
     Of probabilities whose logits no layer gave, the logarithms.
     """
-    if not are_probabilities(row):
+    logarithms = not are_probabilities(row)
+    if logarithms and not are_probabilities(row.exp()):
         return row, None
+    chances = row.exp() if logarithms else row
     for each in reversed(seen):
         if each.small is not None and each.small.numel() == len(row):
             values = each.small.flatten().float()
-            if not torch.equal(values, row) and torch.allclose(values.softmax(0), row, atol=1e-6, rtol=1e-3):
+            if not torch.equal(values, row) and torch.allclose(values.softmax(0), chances, atol=1e-6, rtol=1e-3):
                 return values, each.key
-    return row.clamp(min=1e-30).log(), None
+    return row if logarithms else row.clamp(min=1e-30).log(), None
 
 
 @dataclass
@@ -137,6 +149,7 @@ class _Search:
     layer: str | None
     head: str | None
     pathways: int
+    tolerance: float
     ends: frozenset[str] = frozenset()  # layers that are, or hold, what may be a head
 
     def proved(self, output: str, logits: torch.Tensor, source: Key | None) -> Target | None:
@@ -147,18 +160,15 @@ class _Search:
             for layout, mean in each.means.items()
             if each.layer == self.layer or (self.layer is None and not self._collapsed(each, layout))
         ]
-        for name, head in reversed(_heads(self.network, self.head, len(logits)).items()):
+        # A head that was named may be another output's.
+        heads = _heads(self.network, self.head, len(logits)) or _heads(self.network, None, len(logits))
+        for name, head in reversed(heads.items()):
             if (logits - head[1]).abs().max() <= 10 * TOLERANCE * logits.abs().max():
                 continue  # a head of zeros would prove every layer
-            sites = _fitting(pooled, head, logits) or _fitting_pair(pooled, head, logits)
+            asked = (pooled, head, logits, self.tolerance)
+            sites = _fitting(*asked) or _fitting_pair(*asked)
             if sites:
                 return Target(output, sites, name, source)
-        if self.head is not None:
-            where = "" if self.layer is None else f" {self.layer!r}"
-            raise ValueError(
-                f"no layer{where} whose pooled maps give the logits through {self.head!r}. "
-                "Leave out head= for weights from gradients"
-            )
         return None
 
     def _collapsed(self, each: Seen, layout: Layout) -> bool:
@@ -183,6 +193,7 @@ class _Search:
                     chosen = (*chosen, site)
                     break
         if not chosen and not any(bool(head[0].any()) for head in _heads(self.network, None, classes).values()):
+            warnings.warn("every head of the network is all zeros: so will its tubes be", stacklevel=4)
             chosen = tuple(sites[:1])  # a head of zeros, as some transformers begin with: nothing depends on anything
         chosen = tuple(sorted(chosen, key=lambda site: site.layout.grid[0]))
         return Target(output, chosen, None, source) if chosen else None
@@ -209,37 +220,44 @@ class _Search:
         capture = Capture((*keys, *ends, *([] if source is None else [source])), graph_from=(keys[-1], *ends))
         with torch.no_grad(), capture.on(self.network):
             said = self.call()
-        logits = (named_outputs(said)[output] if source is None else capture.taken[source]).flatten().float()
-        taken = [(site, capture.taken[site.key]) for site in sites]
-        reached = [(site, maps) for site, maps in taken if maps.requires_grad]
+        with torch.enable_grad():
+            logits = (named_outputs(said)[output] if source is None else capture.taken[source][-1]).flatten().float()
+        reached = [(site, maps) for site in sites for maps in capture.taken[site.key] if maps.requires_grad]
         if not logits.requires_grad:
             return None
-        mix = torch.randn(len(logits), generator=torch.Generator().manual_seed(0)).to(logits.device)
-        gradients = torch.autograd.grad((logits * mix).sum(), [maps for _, maps in reached], allow_unused=True)
+        with torch.enable_grad():
+            mix = torch.randn(len(logits), generator=torch.Generator().manual_seed(0)).to(logits.device)
+            mixed = (logits * mix).sum()
+        gradients = torch.autograd.grad(mixed, [maps for _, maps in reached], allow_unused=True)
         for (site, _), gradient in zip(reached, gradients):
-            if gradient is not None and bool(site.layout.arranged(gradient).any()):
+            if gradient is not None and bool(_behind_lead(site, gradient).any()):
                 return site
         return None
+
+
+def _behind_lead(site: Site, gradient: torch.Tensor) -> torch.Tensor:
+    """Return the gradient without that by class tokens."""
+    return gradient[:, site.layout.lead :] if site.layout.order == "tokens" else gradient
 
 
 Pooled = list[tuple[Site, torch.Tensor]]  # with the mean (C,) of each map
 
 
-def _fitting(pooled: Pooled, head: Head, logits: torch.Tensor) -> tuple[Site, ...]:
+def _fitting(pooled: Pooled, head: Head, logits: torch.Tensor, tolerance: float) -> tuple[Site, ...]:
     """Return the first layer whose pooled maps give the logits through a head."""
     width = head[0].shape[1]
-    fits = (site for site, mean in pooled if len(mean) == width and residual(mean, head, logits) <= TOLERANCE)
+    fits = (site for site, mean in pooled if len(mean) == width and residual(mean, head, logits) <= tolerance)
     return tuple(islice(fits, 1))
 
 
-def _fitting_pair(pooled: Pooled, head: Head, logits: torch.Tensor) -> tuple[Site, ...]:
+def _fitting_pair(pooled: Pooled, head: Head, logits: torch.Tensor, tolerance: float) -> tuple[Site, ...]:
     """Return the first two layers, of different lengths in time, whose pooled maps do so side by side (SlowFast)."""
     width = head[0].shape[1]
     for pair in combinations(pooled, 2):
         (one, first), (two, second) = pair
         if len(first) + len(second) == width and one.layout.grid[0] != two.layout.grid[0]:
             for a, b in (pair, pair[::-1]):
-                if residual(torch.cat([a[1], b[1]]), head, logits) <= TOLERANCE:
+                if residual(torch.cat([a[1], b[1]]), head, logits) <= tolerance:
                     return a[0], b[0]
     return ()
 
@@ -248,13 +266,21 @@ def _heads(network: nn.Module, name: str | None, classes: int) -> dict[str, Head
     """Return weights and bias of every linear layer with so many outputs, or of the one named, by dotted name."""
     if name is not None:
         head = linear_head(find_module(network, name))
-        if head is None:
-            raise ValueError(f"head {name!r} is no linear layer or 1×1×1 convolution")
-        if len(head[0]) != classes:
-            raise ValueError(f"head {name!r} has {len(head[0])} outputs, and the logits are {classes}")
-        return {name: head}
+        return {name: head} if head is not None and len(head[0]) == classes else {}
     found = {name: linear_head(part) for name, part in network.named_modules()}
     return {name: head for name, head in found.items() if head is not None and len(head[0]) == classes}
+
+
+def _check_head(network: nn.Module, name: str | None, counts: list[int]) -> None:
+    """Raise ValueError where the layer that was named cannot be the head of an output."""
+    if name is None:
+        return
+    head = linear_head(find_module(network, name))
+    if head is None:
+        raise ValueError(f"head {name!r} is no linear layer or 1×1×1 convolution")
+    if len(head[0]) not in counts:
+        logits = " and ".join(map(str, counts))
+        raise ValueError(f"head {name!r} has {len(head[0])} outputs, and the logits are {logits}")
 
 
 def _ends(network: nn.Module, classes: int) -> frozenset[str]:

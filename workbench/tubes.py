@@ -99,7 +99,7 @@ def tau_for_share(weights: torch.Tensor | np.ndarray, share: float) -> float:
     """Return the τ of Eq. 1 that keeps a share of the features: those with the largest class weights.
 
     Args:
-        weights: (C,) class weights of one class, `ex.class_weights(target)`.
+        weights: (C,) class weights of one class, `ex.channel_weights(target)`.
         share: above 0, to 1. At least one feature is kept; all that tie with the last one are kept too.
 
     Raises:

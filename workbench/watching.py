@@ -13,11 +13,12 @@ from torch import nn
 from .layouts import Grid, Layout, layouts, pooled
 from .models import find_module
 
-__all__ = ["Capture", "Key", "Seen", "refuse_nan", "watch"]
+__all__ = ["EVERY", "Capture", "Key", "Seen", "joined", "refuse_nan", "watch"]
 
 SMALL = 1 << 15  # numbers in an output that is kept, to look for logits in it
 
-Key = tuple[str, int]  # a layer's dotted name, and which of its calls in a forward pass
+Key = tuple[str, int]  # a layer's dotted name, and which of its calls in a forward pass, or EVERY
+EVERY = -1  # all calls of a layer that sees one frame at a time, one after the other
 
 
 @dataclass(eq=False)
@@ -46,12 +47,13 @@ class Capture:
         wanted: (layer, call) of each output to take.
         graph_from: those at which gradients begin. What comes before is not recorded, so that they cost
             memory only for what follows.
-        taken: copies of the outputs; a later in-place ReLU does not show in them.
+        taken: copies of the outputs, of a key for every call a list of many; a later in-place ReLU does not show
+            in them.
     """
 
     wanted: tuple[Key, ...]
     graph_from: tuple[Key, ...] = ()
-    taken: dict[Key, torch.Tensor] = field(default_factory=dict)
+    taken: dict[Key, list[torch.Tensor]] = field(default_factory=dict)
 
     @contextmanager
     def on(self, network: nn.Module) -> Iterator[None]:
@@ -59,16 +61,18 @@ class Capture:
         calls: dict[str, int] = {}
 
         def hook(layer: str, output: Any) -> torch.Tensor | None:
-            key = (layer, calls.setdefault(layer, 0))
+            number = calls.setdefault(layer, 0)
             calls[layer] += 1
-            if key not in self.wanted or not isinstance(output, torch.Tensor):
+            key = next((each for each in ((layer, number), (layer, EVERY)) if each in self.wanted), None)
+            if key is None or not isinstance(output, torch.Tensor):
                 return None
+            taken = self.taken.setdefault(key, [])
             if key not in self.graph_from:
-                self.taken[key] = copy = output.clone()
-                return copy.clone() if torch.is_grad_enabled() else None
-            self.taken[key] = leaf = output.detach().clone().requires_grad_()
+                taken.append(output.clone())
+                return taken[-1].clone() if torch.is_grad_enabled() else None
+            taken.append(output.detach().clone().requires_grad_())
             torch.set_grad_enabled(True)
-            return leaf.clone()
+            return taken[-1].clone()
 
         with ExitStack() as stack:
             for layer in {layer for layer, _ in self.wanted}:
@@ -108,7 +112,30 @@ def watch(network: nn.Module, call: Callable[[], Any], clip: Grid) -> tuple[list
                 handle = part.register_forward_hook(lambda _m, inputs, output, name=name: hook(name, inputs, output))
                 stack.callback(handle.remove)
         output = call()
-    return seen, output
+    return _by_frame(seen, clip), output
+
+
+def _by_frame(seen: list[Seen], clip: Grid) -> list[Seen]:
+    """Join the calls of layers that are called once a frame, with pictures (1, C, H', W'), where the last one was."""
+    calls: dict[str, list[Seen]] = {}
+    for each in seen:
+        calls.setdefault(each.layer, []).append(each)
+    joined = list(seen)
+    for name, several in calls.items():
+        shapes = {each.shape for each in several}
+        if 1 < len(several) <= clip[0] and len(shapes) == 1 and len(several[0].shape) == 4 and several[0].shape[0] == 1:
+            entry = replace(several[-1], call=EVERY, shape=(len(several), *several[0].shape[1:]), means={})
+            for layout in several[0].means:
+                means = torch.stack([each.means[layout] for each in several]).mean(0)
+                entry.means[replace(layout, grid=(len(several), *layout.grid[1:]))] = means
+            joined[joined.index(several[-1])] = entry
+            joined = [each for each in joined if each.layer != name or each is entry]
+    return joined
+
+
+def joined(taken: list[torch.Tensor]) -> torch.Tensor:
+    """Return what was taken of a layer as one tensor."""
+    return taken[0] if len(taken) == 1 else torch.cat(taken)
 
 
 def _grids(values: Any, clip: Grid) -> Iterator[Grid]:

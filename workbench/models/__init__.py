@@ -172,13 +172,18 @@ class VideoModel:
 
         Raises ValueError for another number of names.
         """
-        if self.output is not None and output != self.output:
-            names = self.named.get(output)
+        numbers = [str(number) for number in range(count)]
+        if output in self.named:
+            names = self.named[output]
+        elif self.output in (None, output):
+            if self.classes is None or self.classes == [str(number) for number in range(len(self.classes))]:
+                self.classes = numbers
+            names = self.classes
         else:
-            names = self.classes = self.classes or [str(number) for number in range(count)]
-        if names is not None and len(names) != count:
+            names = numbers
+        if len(names) != count:
             raise ValueError(f"the network gives {count} logits and there are {len(names)} class names")
-        return names or [str(number) for number in range(count)]
+        return names
 
     @contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
@@ -214,8 +219,11 @@ class VideoModel:
             if self._compiled is None:
                 self._compiled = torch.compile(network)
             network = self._compiled
+        # A network may write into its input; one that `module.compile()` was called on hides its layers from hooks.
+        run = network._call_impl if getattr(network, "_compiled_call_impl", None) is not None else network
+        dtype = next((each.dtype for each in network.parameters() if each.is_floating_point()), x.dtype)
         try:
-            return network(self.input.arrange(x))
+            return run(self.input.arrange(x.to(dtype, copy=True)))
         except (RuntimeError, IndexError, TypeError, AttributeError, AssertionError, ValueError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -223,7 +231,8 @@ class VideoModel:
             takes = "" if wanted is None else f" Its first convolution takes {wanted.in_channels} channels."
             raise ValueError(
                 f"{type(network).__name__} does not take an input {tuple(x.shape)} (N, 3, T, H, W): {error}.{takes} "
-                "Frames and pixels are those of InputSpec(frames=, resize=, crop=); a list of inputs needs pathways="
+                "Frames and pixels are those of InputSpec(frames=, resize=, crop=); a list of inputs needs pathways=; "
+                "a 2-D network goes into wb.TSN"
             ) from error
 
     def logits(self, clip: Clip | torch.Tensor) -> torch.Tensor:
@@ -250,16 +259,16 @@ class VideoModel:
                 x = self.input.normalise(part)
                 with self.running(x[:1]) as network, torch.inference_mode():
                     output = self.call(network, x, fast=True)
-                values.append(self._probability(output, target))
+                values.append(self._probability(output, target, len(x)))
             return np.concatenate(values)
 
         return probability
 
-    def _probability(self, output: Any, target: int | str) -> np.ndarray:
-        if not isinstance(output, torch.Tensor):
-            parts = output if isinstance(output, Mapping) else {str(i): part for i, part in enumerate(output)}
-            output = parts[pick_output(parts, self.output)]
-        names = self.class_names(self.output or "logits", output.shape[1])
+    def _probability(self, output: Any, target: int | str, batch: int) -> np.ndarray:
+        outputs = named_outputs(output, batch)
+        name = pick_output(outputs, self.output)
+        output = outputs[name]
+        names = self.class_names(name, output.shape[1])
         number = names.index(target) if isinstance(target, str) else target
         rows = output.float()
         return (rows if are_probabilities(rows[0]) else rows.softmax(1))[:, number].cpu().numpy()
@@ -304,6 +313,8 @@ def wrap_model(
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"expected a torch.nn.Module, got {type(module).__name__}")
+    if isinstance(module, torch.jit.ScriptModule):
+        raise TypeError("a TorchScript module hides its layers: give the module that it was made from")
     for what in (layer, head):
         if what is not None:
             find_module(bare(module), what)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -69,9 +70,20 @@ def _timed(call: Callable[[], Any]) -> tuple[float, torch.Tensor]:
     with torch.inference_mode():
         output = call()
     seconds = _now() - start
-    while not isinstance(output, torch.Tensor):
-        output = next(iter(output.values())) if isinstance(output, dict) else output[0]
-    return seconds, output
+    return seconds, next(_tensors(output))
+
+
+def _tensors(output: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors in what a network returns, whatever they are packed in."""
+    if isinstance(output, torch.Tensor):
+        yield output
+        return
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    elif dataclasses.is_dataclass(output):
+        output = list(vars(output).values())
+    for part in output if isinstance(output, (tuple, list)) else ():
+        yield from _tensors(part)
 
 
 def _now() -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,15 +11,17 @@ import torch
 __all__ = ["are_probabilities", "named_outputs", "pick_output"]
 
 
-def named_outputs(output: Any) -> dict[str, torch.Tensor]:
-    """Return a network's outputs by name, each (1, N) with N > 1; those of a tuple are named by position, "0", "1", ….
+def named_outputs(output: Any, batch: int = 1) -> dict[str, torch.Tensor]:
+    """Return a network's outputs by name, each (batch, N) with N > 1.
 
-    An entry `logits` of a dict comes first. Raises ValueError where there is no such tensor.
+    Those of a tuple are named by position, "0", "1", …; an entry `logits` of a dict comes first. Raises ValueError
+    where there is no such tensor.
     """
     if isinstance(output, torch.Tensor):
         parts: dict[str, Any] = {"logits": output}
-    elif isinstance(output, Mapping):
-        parts = {str(name): part for name, part in output.items()}
+    elif isinstance(output, Mapping) or dataclasses.is_dataclass(output):
+        items = output.items() if isinstance(output, Mapping) else vars(output).items()
+        parts = {str(name): part for name, part in items}
         parts = {name: parts[name] for name in sorted(parts, key=lambda name: name != "logits")}
     elif isinstance(output, (tuple, list)):
         parts = {str(number): part for number, part in enumerate(output)}
@@ -26,7 +29,7 @@ def named_outputs(output: Any) -> dict[str, torch.Tensor]:
         raise ValueError(
             f"expected the network to return logits (1, N), a tuple or a dict of such; got {_told(output)}"
         )
-    found = {name: part for name, part in parts.items() if _is_row(part)}
+    found = {name: part for name, part in parts.items() if _is_row(part, batch)}
     if not found:
         told = ", ".join(f"{name}: {_told(part)}" for name, part in parts.items())
         raise ValueError(f"expected the network to return logits (1, N) with N > 1, got {told or 'nothing'}")
@@ -48,8 +51,8 @@ def are_probabilities(row: torch.Tensor) -> bool:
     return bool(row.min() >= 0) and abs(float(row.sum()) - 1) < 1e-3 and bool(row.isfinite().all())
 
 
-def _is_row(part: Any) -> bool:
-    return isinstance(part, torch.Tensor) and part.ndim == 2 and len(part) == 1 and part.shape[1] > 1
+def _is_row(part: Any, batch: int) -> bool:
+    return isinstance(part, torch.Tensor) and part.ndim == 2 and len(part) == batch and part.shape[1] > 1
 
 
 def _told(part: Any) -> str:

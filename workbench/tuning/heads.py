@@ -22,7 +22,7 @@ def copy_for(model: VideoModel, data: Dataset, head: str | None) -> tuple[VideoM
     known, count = model.classes, len(data.classes)
     numbered = known is None or known == [str(number) for number in range(len(known))]  # as explain numbers them
     ends = {name: outputs for name, part in module.named_modules() if (outputs := _outputs(part))}
-    proved = (target.head for target in (model.found or {}).values() if target.head)
+    proved = (target.head for found in (model.found or {}).values() for target in found.targets.values() if target.head)
     name = head or model.head or next(proved, None)
     if name is None:
         name = next((each for each in reversed(ends) if known is None or ends[each] == len(known)), None)
