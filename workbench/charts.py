@@ -12,7 +12,7 @@ from .figures import STYLE
 
 __all__ = ["curves", "dots"]
 
-_STYLE = {**STYLE, "axes.spines.top": False, "axes.spines.right": False}
+_STYLE = {**STYLE, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 120}
 _COLOURS = ("#1f5fa8", "#c44e18", "#2d8a4e", "#7a4fa3", "#a0781e", "#4a4a4a")
 _OWN = "#1f5fa8"
 _OTHER = "#8a8a8a"
@@ -93,6 +93,9 @@ def curves(
             ax.grid(color="#e6e6e6", linewidth=0.6)
             if log:
                 ax.set_xscale("log")
+                places = sorted(means[x].unique())[::2]
+                ax.set_xticks(places, [f"{place:g}" for place in places])
+                ax.minorticks_off()
             if means[x].dtype.kind not in "if":
                 ax.tick_params(axis="x", rotation=45)
         axes[0][0].legend(frameon=False, fontsize=7)
