@@ -350,17 +350,21 @@ def _targets(model: VideoModel, x: torch.Tensor, again: bool) -> dict[str, Targe
     """
     size = (x.shape[2], x.shape[3], x.shape[4])
     model.found = model.found or {}
-    state = hash(tuple((id(each), each._version) for each in model.network.parameters() if not each.is_inference()))
     for key in ((model.layer, model.head, size), (model.layer, model.head, None)):
         known: _Found | None = model.found.get(key)
         if known is None or again:
             continue
-        if known.state == state or all(target.head is not None for target in known.targets.values()):
+        if all(target.head is not None for target in known.targets.values()) or known.state == _state(model):
             return known.targets
     targets = _search(model, x, size)
     fixed = any(site.layout.order == "tokens" or site.call == EVERY for t in targets.values() for site in t.sites)
-    model.found[model.layer, model.head, size if fixed else None] = _Found(targets, state)
+    model.found[model.layer, model.head, size if fixed else None] = _Found(targets, _state(model))
     return targets
+
+
+def _state(model: VideoModel) -> int:
+    """Return a number that changes when weights are put in place of others, or written to."""
+    return hash(tuple((id(each), each._version) for each in model.network.parameters() if not each.is_inference()))
 
 
 def _search(model: VideoModel, x: torch.Tensor, size: tuple[int, int, int]) -> dict[str, Target]:

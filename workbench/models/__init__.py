@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -145,7 +146,7 @@ class VideoModel:
     @property
     def device(self) -> torch.device:
         """Where the network's parameters are."""
-        first = next(iter((*self.module.parameters(), *self.module.buffers())), None)
+        first = next(chain(self.module.parameters(), self.module.buffers()), None)
         return torch.device("cpu") if first is None else first.device
 
     def prepare(self, clip: Clip | torch.Tensor) -> tuple[Clip, torch.Tensor]:
