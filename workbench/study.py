@@ -46,7 +46,7 @@ STEPS = 8  # of deletion and insertion: within 0.02 of the area that 40 steps gi
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.1, 0.05, 0.02)  # of the features that are kept
 TABLES = ("methods", "centred", "shares", "randomisation")
 PART = 20  # clips that are lost at most when it is broken off
-RECORD = FOLDER / "study"
+RECORD = FOLDER.parent / "study"
 
 
 def methods(mfnet: VideoModel, tsn: VideoModel, seed: int = 0) -> dict[str, Method]:

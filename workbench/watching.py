@@ -120,17 +120,17 @@ def _by_frame(seen: list[Seen], clip: Grid) -> list[Seen]:
     calls: dict[str, list[Seen]] = {}
     for each in seen:
         calls.setdefault(each.layer, []).append(each)
-    joined = list(seen)
+    kept = list(seen)
     for name, several in calls.items():
         shapes = {each.shape for each in several}
-        if 1 < len(several) <= clip[0] and len(shapes) == 1 and len(several[0].shape) == 4 and several[0].shape[0] == 1:
+        if 1 < len(several) == clip[0] and len(shapes) == 1 and len(several[0].shape) == 4 and several[0].shape[0] == 1:
             entry = replace(several[-1], call=EVERY, shape=(len(several), *several[0].shape[1:]), means={})
             for layout in several[0].means:
                 means = torch.stack([each.means[layout] for each in several]).mean(0)
                 entry.means[replace(layout, grid=(len(several), *layout.grid[1:]))] = means
-            joined[joined.index(several[-1])] = entry
-            joined = [each for each in joined if each.layer != name or each is entry]
-    return joined
+            kept[kept.index(several[-1])] = entry
+            kept = [each for each in kept if each.layer != name or each is entry]
+    return kept
 
 
 def joined(taken: list[torch.Tensor]) -> torch.Tensor:
