@@ -337,3 +337,14 @@ def test_another_view_begins_with_what_is_there(app: wb.Explorer) -> None:
     set_tau(app)
     app._repr_mimebundle_()  # what Jupyter asks for when the explorer is shown in another cell
     assert np.array_equal(app.timeline._widget_data[0]["y"], app.tube.profile)
+
+
+@pytest.mark.parametrize("kind", ["gradient", "gradient++", "layer"])
+def test_every_kind_of_weights_can_be_explored(kind: str) -> None:
+    model = wb.load_model("samples/mfnet", device="cpu")
+    ex = wb.explain(model, wb.samples.make_clip("stir", seed=4), weights=kind)
+    app = wb.explore(ex)
+    app.tau.value = float(ex.channel_weights(app.target.value).quantile(0.75))
+    assert app.tube.kept == 32
+    assert f"{kind} weights" in app.panels[0].caption.value
+    app.close()
