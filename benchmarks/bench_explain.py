@@ -7,27 +7,15 @@ the machine's speed drifts.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from clock import now, seconds
 
 import workbench as wb
 
 PAIRS = 20
 TUBES = 200
-
-
-def seconds(call: Callable[[], object]) -> float:
-    start = now()
-    call()
-    return now() - start
-
-
-def now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def within(module: torch.nn.Module, call: Callable[[], object]) -> tuple[float, float]:

@@ -14,12 +14,11 @@ import gc
 import importlib.util
 import statistics
 import sys
-import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from clock import seconds
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
@@ -41,18 +40,6 @@ TIMED: dict[str, Network] = {
     **{name: NETWORKS[name] for name in ("mvit_v2_s", "x3d_s", "slow_r50", "slowfast_r50")},
     "tsn resnet50": Network(frames_of("resnet50"), spec(8, 224), "backbone.layer4", (8, 7, 7)),
 }
-
-
-def seconds(call: Callable[[], object]) -> float:
-    start = now()
-    call()
-    return now() - start
-
-
-def now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def measure(network: Network, pairs: int) -> tuple[wb.Explanation, list[float], list[float], bool]:

@@ -55,9 +55,7 @@ def dots(
             ax.set_yticks(range(len(methods)), methods)
             ax.grid(axis="x", color="#e6e6e6", linewidth=0.6)
             ax.set_axisbelow(True)
-        figure.supxlabel(metric, fontsize=8)
-        if title:
-            figure.suptitle(title, fontsize=9, x=0.01, ha="left")
+        _name(figure, metric, title)
     return figure
 
 
@@ -99,7 +97,11 @@ def curves(
             if means[x].dtype.kind not in "if":
                 ax.tick_params(axis="x", rotation=45)
         axes[0][0].legend(frameon=False, fontsize=7)
-        figure.supxlabel(label or x, fontsize=8)
-        if title:
-            figure.suptitle(title, fontsize=9, x=0.01, ha="left")
+        _name(figure, label or x, title)
     return figure
+
+
+def _name(figure: Figure, label: str, title: str) -> None:
+    figure.supxlabel(label, fontsize=8)
+    if title:
+        figure.suptitle(title, fontsize=9, x=0.01, ha="left")
