@@ -11,7 +11,7 @@ CLIP ?=
 # Added to the command of `make lab`, `make quick` or `make bench`: make quick ARGS="-k tubes"
 ARGS ?=
 
-SAMPLES := -m workbench.sample_files
+SAMPLES := -m workbench.studies.sample_files
 BENCH := -m benchmarks
 
 VENV := .venv
@@ -55,6 +55,8 @@ lint: $(READY_TEST) ## style and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(VENV)/bin/lint-imports --no-logo
+	$(PY) .ci/public_names.py
 
 notebooks: $(READY_TEST) ## execute the notebooks in place (ARGS=notebooks/00_quickstart.ipynb: one of them)
 	$(PY) .ci/notebooks.py $(ARGS)

@@ -19,7 +19,13 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "results" / "figures"
 NAMES = ("figure*.ipynb", "faithfulness.ipynb")
-MADE = (".png", ".pdf", ".mp4", ".ipynb", ".csv")  # what the notebooks write, and nothing of anybody else's
+MADE = (
+    ".png",
+    ".pdf",
+    ".mp4",
+    ".ipynb",
+    ".csv",
+)  # what the notebooks write, and nothing of anybody else's
 TIMEOUT = 600  # seconds a cell
 # torch's threads wait for each other by spinning, which on cores that others use too takes several times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -63,8 +69,15 @@ def main(names: list[str]) -> int:
         print(f"[{number}/{len(paths)}] {path.name} …", end=" ", flush=True)
         try:
             wrong = execute(path)
-        except (KeyboardInterrupt, AssertionError, DeadKernelError):  # on Ctrl-C nbclient ends the kernel under itself
-            print("\nInterrupted, or out of memory: the kernel is gone. No file is left half-written.", file=sys.stderr)
+        except (
+            KeyboardInterrupt,
+            AssertionError,
+            DeadKernelError,
+        ):  # on Ctrl-C nbclient ends the kernel under itself
+            print(
+                "\nInterrupted, or out of memory: the kernel is gone. No file is left half-written.",
+                file=sys.stderr,
+            )
             return 130
         print("failed" if wrong else f"{time.monotonic() - start:.0f} s", flush=True)
         if wrong:
@@ -79,7 +92,9 @@ def main(names: list[str]) -> int:
 
 def _where(notebook: nbformat.NotebookNode, number: int) -> str:
     code = [n for n, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
-    lines = [line for line in notebook.cells[number].source.splitlines() if "NBVAL" not in line] or [""]
+    lines = [
+        line for line in notebook.cells[number].source.splitlines() if "NBVAL" not in line
+    ] or [""]
     return f"code cell {code.index(number) + 1} of {len(code)}, {lines[0].lstrip('# ')!r}:{_line(notebook, number)}"
 
 

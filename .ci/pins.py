@@ -45,7 +45,9 @@ def needed(name: str, extras: set[str], seen: dict[str, set[str]]) -> None:
     for text in metadata.distribution(name).requires or []:
         requirement = Requirement(text)
         environments = [{**default_environment(), "extra": extra} for extra in extras | {""}]
-        if requirement.marker is None or any(requirement.marker.evaluate(each) for each in environments):
+        if requirement.marker is None or any(
+            requirement.marker.evaluate(each) for each in environments
+        ):
             needed(requirement.name, set(requirement.extras), seen)
 
 
@@ -54,7 +56,9 @@ def marker(requires_python: str | None) -> str:
     specifiers = SpecifierSet(requires_python or "")
     if specifiers.contains(OLDEST):
         return ""
-    ordered = sorted(specifiers, key=lambda specifier: (specifier.operator != ">=", specifier.version))
+    ordered = sorted(
+        specifiers, key=lambda specifier: (specifier.operator != ">=", specifier.version)
+    )
     parts = []
     for specifier in ordered:
         variable = "python_full_version" if specifier.version.count(".") > 1 else "python_version"
@@ -68,7 +72,10 @@ def main() -> None:
     needed(PACKAGE, EXTRAS, seen)
     seen.pop(PACKAGE)
     found = {name: metadata.distribution(name) for name in sorted(seen)}
-    lines = [f"{name}=={dist.version}{marker(dist.metadata['Requires-Python'])}" for name, dist in found.items()]
+    lines = [
+        f"{name}=={dist.version}{marker(dist.metadata['Requires-Python'])}"
+        for name, dist in found.items()
+    ]
     # A CPU build calls itself 2.14.1+cpu; the pin is the release, whichever build.
     lines = [re.sub(r"\+[\w.]+", "", line) for line in lines]
     (ROOT / "constraints.txt").write_text(HEADER + "\n".join(lines) + "\n", encoding="utf-8")

@@ -48,19 +48,30 @@ def main() -> None:
     explained(), bare()  # warm up; the first also finds the layer
     ratios, shares, bares = [], [], []
     for number in range(PAIRS):
-        first = seconds(bare) if number % 2 else None  # in turn, so that neither is always the second
+        first = (
+            seconds(bare) if number % 2 else None
+        )  # in turn, so that neither is always the second
         total, inner = within(model.module, explained)
         bares.append(seconds(bare) if first is None else first)
         ratios.append(total / bares[-1])
         shares.append(total / inner)
     ex = wb.explain(model, x)
     taus = torch.linspace(float(ex.weights.min()), float(ex.weights.max()), TUBES).tolist()
-    times = [1000 * seconds(lambda i=i, tau=tau: ex.tube(i % 400, tau)) for i, tau in enumerate(taus)]
-    print(f"bare forward                              {1000 * statistics.median(bares):8.1f} ms, median of {PAIRS}")
-    for what, values in (("explain + one tube / bare forward beside it", ratios), ("… / forward inside it", shares)):
+    times = [
+        1000 * seconds(lambda i=i, tau=tau: ex.tube(i % 400, tau)) for i, tau in enumerate(taus)
+    ]
+    print(
+        f"bare forward                              {1000 * statistics.median(bares):8.1f} ms, median of {PAIRS}"
+    )
+    for what, values in (
+        ("explain + one tube / bare forward beside it", ratios),
+        ("… / forward inside it", shares),
+    ):
         low, middle, high = min(values), statistics.median(values), max(values)
         print(f"{what:<43} {middle:6.3f}, median of {PAIRS} ({low:.3f} to {high:.3f})")
-    print(f"a new τ and class, full size              {statistics.median(times):8.2f} ms, median of {TUBES}")
+    print(
+        f"a new τ and class, full size              {statistics.median(times):8.2f} ms, median of {TUBES}"
+    )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from networks import NETWORKS, Network, frames_of, randomised, spec, video
 
 import workbench as wb
-from workbench.models.mfnet import MFNet3d
+from workbench.models.networks.mfnet import MFNet3d
 
 PAIRS = 7
 SECONDS = 20.0  # for the pairs of one network; slow ones make do with fewer, but never fewer than 3
@@ -72,9 +72,13 @@ def measure(network: Network, pairs: int) -> tuple[wb.Explanation, list[float], 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=PAIRS)
-    parser.add_argument("networks", nargs="*", metavar="network", help=f"{', '.join(TIMED)}; none: all")
+    parser.add_argument(
+        "networks", nargs="*", metavar="network", help=f"{', '.join(TIMED)}; none: all"
+    )
     asked = parser.parse_args()
     unknown = set(asked.networks) - set(TIMED)
     if unknown:
@@ -92,8 +96,14 @@ def main() -> None:
         low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
         told = f"{middle:.3f} ({low:.3f}–{high:.3f})"
         print(f"{name:<14}{size:>12}  {'yes' if ex.exact else 'no':<6}", end="")
-        print(f"{'' if not ex.exact else format(ex.residual, '.0e'):>9}{1000 * statistics.median(bares):>9.0f}", end="")
-        print(f"  {told:<24}{len(ratios):>6}  {'channels last' if lent else 'as it is':<14}{ex.layer}", flush=True)
+        print(
+            f"{'' if not ex.exact else format(ex.residual, '.0e'):>9}{1000 * statistics.median(bares):>9.0f}",
+            end="",
+        )
+        print(
+            f"  {told:<24}{len(ratios):>6}  {'channels last' if lent else 'as it is':<14}{ex.layer}",
+            flush=True,
+        )
         del ex
         gc.collect()
 

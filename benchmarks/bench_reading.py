@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from videos import read_numbers, write_video
 
-from workbench import videos
-from workbench.clips import ClipError, read_clip
+from workbench.clips import videos
+from workbench.clips.reading import read_clip
+from workbench.clips.videos import ClipError
 
 HOUR = 3600
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import workbench as wb
-from workbench.models.tsn import TSN
+from workbench.models.networks.tsn import TSN
 
 CLASSES = 7
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
@@ -50,7 +50,9 @@ class Network:
 
 def spec(frames: int, pixels: int, **options: Any) -> wb.InputSpec:
     """Return an input of square pictures, values about -2 to 2."""
-    return wb.InputSpec(frames, (pixels, pixels), mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225), **options)
+    return wb.InputSpec(
+        frames, (pixels, pixels), mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225), **options
+    )
 
 
 def build(name: str, seed: int = 0, randomise: bool = True) -> nn.Module:
@@ -110,7 +112,9 @@ def _fit(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
 
 def video(name: str, **options: Any) -> Callable[[], nn.Module]:
     """Return a builder of one of torchvision's video networks."""
-    return lambda: importlib.import_module("torchvision.models.video").__dict__[name](num_classes=CLASSES, **options)
+    return lambda: importlib.import_module("torchvision.models.video").__dict__[name](
+        num_classes=CLASSES, **options
+    )
 
 
 def small_swin() -> nn.Module:
@@ -123,7 +127,9 @@ def small_mvit(version: int) -> nn.Module:
     """Return torchvision's MViT of four blocks, with what tells version 1 and 2 apart, for 8 frames of 64×64."""
     from torchvision.models.video.mvit import MSBlockConfig, MViT
 
-    widths = [(12, 24, 24, 48, 48), (12, 12, 24, 48, 48)][version - 1]  # version 1 widens a block earlier
+    widths = [(12, 24, 24, 48, 48), (12, 12, 24, 48, 48)][
+        version - 1
+    ]  # version 1 widens a block earlier
     strides = [(1, 1, 1), (1, 2, 2), (1, 2, 2), (1, 1, 1)]
     blocks = [
         MSBlockConfig(
@@ -179,16 +185,23 @@ def hub(name: str) -> Callable[[], nn.Module]:
 
 def frames_of(name: str, **options: Any) -> Callable[[], nn.Module]:
     """Return a builder of a TSN around one of torchvision's picture networks."""
-    return lambda: TSN(importlib.import_module("torchvision.models").__dict__[name](num_classes=CLASSES, **options))
+    return lambda: TSN(
+        importlib.import_module("torchvision.models").__dict__[name](num_classes=CLASSES, **options)
+    )
 
 
 def timm_of(name: str, **options: Any) -> Callable[[], nn.Module]:
     """Return a builder of a TSN around one of timm's picture networks."""
-    return lambda: TSN(importlib.import_module("timm").create_model(name, num_classes=CLASSES, **options))
+    return lambda: TSN(
+        importlib.import_module("timm").create_model(name, num_classes=CLASSES, **options)
+    )
 
 
 FLAT = (((1, 1, 1), (1, 1, 1), (1, 1, 1), (1, 1, 1)), (1, 7, 7))
-INFLATED = (((3, 1, 1), [(3, 1, 1), (1, 1, 1)], [(3, 1, 1), (1, 1, 1)], [(1, 1, 1), (3, 1, 1)]), (5, 7, 7))
+INFLATED = (
+    ((3, 1, 1), [(3, 1, 1), (1, 1, 1)], [(3, 1, 1), (1, 1, 1)], [(1, 1, 1), (3, 1, 1)]),
+    (5, 7, 7),
+)
 WIDE = spec(16, 64)
 SHORT = spec(8, 64)
 PICTURES = spec(3, 64)

@@ -12,16 +12,18 @@ import torch
 from ipywidgets.widgets.widget import _instances
 
 import workbench as wb
-from workbench.explanations import Explanation
-from workbench.models import VideoModel
-from workbench.models.mfnet import MFNet3d
+from workbench.models.networks.mfnet import MFNet3d
+from workbench.models.video_model import VideoModel
+from workbench.saliency.explanations import Explanation
 
 
 @pytest.fixture(scope="module")
 def model() -> VideoModel:
     torch.manual_seed(0)
     network = MFNet3d(8, widths=(8, 24, 48, 96, 128), units=(1, 1, 1, 1), groups=4, last_stride=1)
-    return wb.wrap_model(network, wb.InputSpec(frames=8, resize=(32, 32)), wb.samples.CLASSES, name="small")
+    return wb.wrap_model(
+        network, wb.InputSpec(frames=8, resize=(32, 32)), wb.samples.CLASSES, name="small"
+    )
 
 
 @pytest.fixture
@@ -63,7 +65,11 @@ def on_screen(app: wb.Browser) -> str | None:
 
 def test_it_begins_with_the_first_clip_of_the_first_class(app: wb.Browser) -> None:
     assert on_screen(app) == app.clip.value == "a"
-    assert app.category.options == (("stir (2)", "stir"), ("shake (1)", "shake"), ("pound (1)", "pound"))
+    assert app.category.options == (
+        ("stir (2)", "stir"),
+        ("shake (1)", "shake"),
+        ("pound (1)", "pound"),
+    )
     assert app.clip.options == (("a · stir soup", "a"), ("c · stir tea", "c"))
     assert len(app.explanation.clip) == 8
 
@@ -97,7 +103,7 @@ def test_each_pick_explains_once(app: wb.Browser, monkeypatch: pytest.MonkeyPatc
         seen.append(clip.name)
         return wb.explain(model, clip)
 
-    monkeypatch.setattr("workbench.browser.explain", counted)
+    monkeypatch.setattr("workbench.views.dataset_browser.explain", counted)
     app.category.value = "shake"
     app.show("c")
     app.clip.value = "a"
@@ -118,7 +124,10 @@ def test_data_without_narrations_or_presence_will_do(model: VideoModel) -> None:
     app = wb.browse(wb.samples.dataset(size=3), model)
     assert [name for _, name in app.category.options] == ["stir", "shake", "pound"]
     assert app.clip.options == (("decorrelated_00000_stir", "decorrelated_00000_stir"),)
-    assert repr(app) == "<Browser of <Dataset samples, decorrelated: 3 segments, 8 classes>: decorrelated_00000_stir>"
+    assert (
+        repr(app)
+        == "<Browser of <Dataset samples, decorrelated: 3 segments, 8 classes>: decorrelated_00000_stir>"
+    )
     app.close()
 
 
@@ -147,6 +156,8 @@ def test_nothing_given_is_changed(data: wb.Dataset, model: VideoModel) -> None:
 
 def test_shown_anew_it_begins_as_it_is(app: wb.Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     refreshed: list[Any] = []
-    monkeypatch.setattr(type(app.explorer.timeline), "refresh", lambda figure: refreshed.append(figure))
+    monkeypatch.setattr(
+        type(app.explorer.timeline), "refresh", lambda figure: refreshed.append(figure)
+    )
     app._repr_mimebundle_()
     assert app.explorer.timeline in refreshed

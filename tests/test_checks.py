@@ -14,7 +14,7 @@ from test_ucf101 import make_ucf
 from videos import write_video
 
 from workbench import __main__ as command
-from workbench import checks, samples
+from workbench.datasets import checks, samples
 
 
 def kinds(report: checks.Report) -> dict[str, int]:
@@ -49,11 +49,18 @@ def kitchen(tmp_path) -> Path:
     for release in (55, 100):
         annotate(root / "annotations", rows, release)
     told = pd.DataFrame(
-        {"video_id": ["P01_01", "P01_02", "P01_03"], "duration": 2.0, "fps": 25, "resolution": "128x32"}
+        {
+            "video_id": ["P01_01", "P01_02", "P01_03"],
+            "duration": 2.0,
+            "fps": 25,
+            "resolution": "128x32",
+        }
     )
     told.to_csv(root / "annotations" / "EPIC_100_video_info.csv", index=False)
     box_labels(root / "annotations", [(0, 30, "[(0, 0, 10, 10)]")])
-    told.rename(columns={"video_id": "video"}).to_csv(root / "annotations" / "EPIC_video_info.csv", index=False)
+    told.rename(columns={"video_id": "video"}).to_csv(
+        root / "annotations" / "EPIC_video_info.csv", index=False
+    )
     return root
 
 
@@ -82,7 +89,9 @@ def test_everything_wrong_with_ucf_is_reported(ucf):
     assert "v_TaiChi_g02_c01.avi cannot be read as a video" in what(report, "unreadable")
     assert "UCF-101 test, split 2: no file" in what(report, "annotations")
     assert report.summary.loc["UCF-101 test, split 1", "missing"] == 1
-    assert "v_Archery_g01_c01.avi" in what(check(ucf, decode=True), "unreadable"), "only its header is whole"
+    assert "v_Archery_g01_c01.avi" in what(check(ucf, decode=True), "unreadable"), (
+        "only its header is whole"
+    )
 
 
 def test_everything_wrong_with_epic_kitchens_is_reported(kitchen):
@@ -91,7 +100,12 @@ def test_everything_wrong_with_epic_kitchens_is_reported(kitchen):
     tar.write_bytes(tar.read_bytes()[:60_000])
     (home / "rgb_frames" / "P01_02" / "frame_0000000007.jpg").unlink()
     shutil.copy(notes / "EPIC_100_verb_classes.csv", notes / "EPIC_verb_classes.csv")
-    rows = [segment(0, 1.5, 2.5), segment(1, 1, 2.02), segment(2, 1.5, 1.2), segment(3, 0, 1, "P02_01")]
+    rows = [
+        segment(0, 1.5, 2.5),
+        segment(1, 1, 2.02),
+        segment(2, 1.5, 1.2),
+        segment(3, 0, 1, "P02_01"),
+    ]
     rows += [segment(4, 0, 0.4, "P01_02"), segment(5, 0, 0.4, "P01_03")]
     annotate(notes, rows, 100)
     (notes / "EPIC_train_object_labels.csv").write_text("noun_class,noun,frame\n")
@@ -104,11 +118,15 @@ def test_everything_wrong_with_epic_kitchens_is_reported(kitchen):
     assert "1 of 120 frames are missing, the first is 7" in what(report, "unreadable")
     outside = what(report, "outside")
     assert "P01_01_0: ends at 2.50 s, its video" in outside
-    assert "\n2: ends at 1.50 s" in f"\n{outside}", "release 55's segment of the tar that is cut off"
+    assert "\n2: ends at 1.50 s" in f"\n{outside}", (
+        "release 55's segment of the tar that is cut off"
+    )
     assert "at 2.00 s by the file" in outside
     assert "at 2.00 s by EPIC video info" in outside
     assert "P01_01_2: ends at 1.20 s, before it starts at 1.50 s" in outside
-    assert "P01_01_1" not in outside, "half a frame over the end is forgiven, as it is when clips are read"
+    assert "P01_01_1" not in outside, (
+        "half a frame over the end is forgiven, as it is when clips are read"
+    )
     assert "P02/videos/P02_01.MP4" in what(report, "missing")
 
 
@@ -160,7 +178,9 @@ def test_a_file_that_crashes_its_process_is_named_and_the_others_are_read(monkey
     assert "crashes" in seen["b/TaiChi.avi"].wrong
 
 
-def test_the_command_prints_a_table_and_exits_with_one_where_something_is_wrong(ucf, capsys, monkeypatch):
+def test_the_command_prints_a_table_and_exits_with_one_where_something_is_wrong(
+    ucf, capsys, monkeypatch
+):
     assert command.main(["check-data", str(ucf)]) == 0
     said = capsys.readouterr()
     assert "UCF-101 train, split 1" in said.out
@@ -171,7 +191,9 @@ def test_the_command_prints_a_table_and_exits_with_one_where_something_is_wrong(
     assert command.main(["check-data", str(ucf), "--annotations", str(ucf)]) == 1
     assert "ucf101, missing: 6" in capsys.readouterr().out
     for name in ("WORKBENCH_UCF101", "WORKBENCH_EPIC_KITCHENS"):
-        monkeypatch.setenv(name, str(samples.FOLDER / ("ucf101" if "UCF" in name else "epic-kitchens")))
+        monkeypatch.setenv(
+            name, str(samples.FOLDER / ("ucf101" if "UCF" in name else "epic-kitchens"))
+        )
     assert command.main(["check-data", "--decode"]) == 0
     assert "from WORKBENCH_UCF101" in capsys.readouterr().out
 

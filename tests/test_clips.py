@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from videos import picture, read_numbers, write_video
 
-from workbench import videos as files
-from workbench.clips import Action, Clip, ClipError, frame_indices, read_clip
-from workbench.videos import video_info
+from workbench.clips import videos as files
+from workbench.clips.clip import Action, Clip
+from workbench.clips.reading import read_clip
+from workbench.clips.sampling import frame_indices
+from workbench.clips.videos import ClipError, video_info
 
 FRAMES = 90
 CLOSED = {"x264-params": "open-gop=0"}
@@ -82,7 +84,11 @@ def test_the_frames_asked_for_are_the_frames_read(videos, kind, backend):
 @pytest.mark.parametrize("kind", DECORD_EXACT)
 def test_both_decoders_give_the_same(videos, kind):
     path = videos(kind)
-    for request in ({}, {"frames": 7, "stride": 3, "start": 1.2, "stop": 2.2}, {"frames": 4, "start": 3.3}):
+    for request in (
+        {},
+        {"frames": 7, "stride": 3, "start": 1.2, "stop": 2.2},
+        {"frames": 4, "start": 3.3},
+    ):
         one, other = (read_clip(path, backend=backend, **request) for backend in ("decord", "pyav"))
         np.testing.assert_array_equal(one.indices, other.indices)
         np.testing.assert_array_equal(one.times, other.times)
@@ -115,7 +121,9 @@ def test_the_picture_keeps_its_size_and_is_turned_upright(tmp_path, backend):
                 packet.stream = stream
                 target.mux(packet)
     clip = read_clip(turned, frames=5, backend=backend)
-    np.testing.assert_array_equal(clip.frames, np.rot90(read_clip(plain, frames=5).frames, axes=(1, 2)))
+    np.testing.assert_array_equal(
+        clip.frames, np.rot90(read_clip(plain, frames=5).frames, axes=(1, 2))
+    )
 
 
 def test_what_a_clip_says_of_its_source(video):
@@ -124,7 +132,11 @@ def test_what_a_clip_says_of_its_source(video):
     assert (clip.label, clip.name, clip.fps) == ("counting", "mine", 25.0)
     assert read_clip(video).name == video.stem
     assert clip.frames.shape == (16, 32, 128, 3)
-    assert (clip.frames.dtype, clip.times.dtype, clip.indices.dtype) == (np.uint8, np.float64, np.int64)
+    assert (clip.frames.dtype, clip.times.dtype, clip.indices.dtype) == (
+        np.uint8,
+        np.float64,
+        np.int64,
+    )
     assert clip.frames.flags.writeable
 
 
@@ -137,11 +149,18 @@ def test_time_begins_with_the_file(tmp_path):
 
 
 def test_spread_evenly_as_the_authors_do(video):
-    np.testing.assert_array_equal(read_clip(video).indices, np.linspace(0, FRAMES - 1, 16).astype(int))
+    np.testing.assert_array_equal(
+        read_clip(video).indices, np.linspace(0, FRAMES - 1, 16).astype(int)
+    )
 
 
 def test_strides_are_centred(video):
-    assert read_clip(video, frames=4, stride=2).indices.tolist() == [41, 43, 45, 47]  # 41 before, 42 after
+    assert read_clip(video, frames=4, stride=2).indices.tolist() == [
+        41,
+        43,
+        45,
+        47,
+    ]  # 41 before, 42 after
     assert read_clip(video, frames=None, stride=30).indices.tolist() == [0, 30, 60]
 
 
@@ -168,7 +187,10 @@ def test_times_that_were_rounded_still_mean_their_frame(tmp_path):
     path = write_video(tmp_path / "ntsc.mp4", 60, fps=30)
     for number in range(1, 59):
         assert (
-            read_clip(path, frames=1, start=round(number / 30, 7), stop=round((number + 1) / 30, 7)).indices == number
+            read_clip(
+                path, frames=1, start=round(number / 30, 7), stop=round((number + 1) / 30, 7)
+            ).indices
+            == number
         )
 
 
@@ -207,7 +229,9 @@ def test_requests_without_sense(video, request_):
 
 
 def test_a_video_shorter_than_the_window(video):
-    with pytest.raises(ClipError, match=r"has 90 frames; 16 frames at stride 8 takes 121.*smaller stride"):
+    with pytest.raises(
+        ClipError, match=r"has 90 frames; 16 frames at stride 8 takes 121.*smaller stride"
+    ):
         read_clip(video, stride=8)
 
 
@@ -225,7 +249,9 @@ def test_a_missing_file(tmp_path):
 def write_sound(path: Path) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=44100)
-        frame = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp", layout="stereo")
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((2, 1024), np.float32), format="fltp", layout="stereo"
+        )
         frame.sample_rate = 44100
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -256,14 +282,18 @@ def textured(count: int):
     rng = np.random.default_rng(0)
     texture = rng.integers(0, 60, (64 + count, 256, 3))
     for number in range(count):
-        yield np.clip(picture(number, 64, 256) * 0.7 + texture[number : number + 64], 0, 255).astype(np.uint8)
+        yield np.clip(
+            picture(number, 64, 256) * 0.7 + texture[number : number + 64], 0, 255
+        ).astype(np.uint8)
 
 
 @pytest.fixture(scope="module", params=[".mp4", ".mkv", ".avi"])
 def intact(request, tmp_path_factory) -> Path:
     how = {"codec": "mpeg4"} if request.param == ".avi" else {"options": {"movflags": "faststart"}}
     how = {} if request.param == ".mkv" else how
-    return write_video(tmp_path_factory.mktemp("intact") / f"intact{request.param}", textured(60), **how)
+    return write_video(
+        tmp_path_factory.mktemp("intact") / f"intact{request.param}", textured(60), **how
+    )
 
 
 @pytest.mark.parametrize("at", [0.3, 0.6, 0.9])
@@ -284,11 +314,15 @@ def test_damage_is_told_or_does_not_matter(intact, tmp_path, kind, at):
     for request in ({}, {"stop": 0.6}, {"start": 1.2, "stop": 2.2}):
         try:
             clip = read_clip(path, **request)
-        except ValueError as error:  # ClipError; or the segment lies beyond what is left of the file
+        except (
+            ValueError
+        ) as error:  # ClipError; or the segment lies beyond what is left of the file
             if str(path) not in str(error):
                 raise
             continue
-        true = np.round(clip.times * 25).astype(int)  # frames can be lost from the middle of a file: go by time
+        true = np.round(clip.times * 25).astype(
+            int
+        )  # frames can be lost from the middle of a file: go by time
         np.testing.assert_array_equal(read_numbers(clip.frames), true)
         whole = read_clip(intact, frames=None).frames[true]
         assert np.abs(clip.frames.astype(int) - whole).mean(axis=(1, 2, 3)).max() < 1
@@ -302,9 +336,14 @@ def test_what_precedes_damage_can_be_read(tmp_path):
     data = bytearray(path.read_bytes())
     data[place + 20 : place + size] = bytes(size - 20)
     path.write_bytes(data)
-    with pytest.raises(ClipError, match=r"damaged: frame \d+ of 60 .* start and stop, .* ffmpeg -i"):
+    with pytest.raises(
+        ClipError, match=r"damaged: frame \d+ of 60 .* start and stop, .* ffmpeg -i"
+    ):
         read_clip(path)
-    assert read_numbers(read_clip(path, stop=1.2).frames).tolist() == read_clip(path, stop=1.2).indices.tolist()
+    assert (
+        read_numbers(read_clip(path, stop=1.2).frames).tolist()
+        == read_clip(path, stop=1.2).indices.tolist()
+    )
 
 
 def test_a_file_that_was_cut_off_says_so(tmp_path):
@@ -335,7 +374,8 @@ def test_the_damaged_real_video(clips_folder, backend):
 
 
 @pytest.mark.parametrize(
-    ("name", "frames", "fps"), [("apply_eye_makeup.avi", 164, 25.0), ("arm_wrestling.mp4", 280, 28.0)]
+    ("name", "frames", "fps"),
+    [("apply_eye_makeup.avi", 164, 25.0), ("arm_wrestling.mp4", 280, 28.0)],
 )
 def test_real_videos(clips_folder, name, frames, fps):
     path = clips_folder / name
@@ -414,7 +454,9 @@ def test_memory_does_not_grow_over_500_reads(tmp_path, backend):
     )
     if not Path("/proc/self/statm").exists():
         pytest.skip("needs /proc to measure memory")
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=280)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=280
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -460,7 +502,9 @@ def test_select_carries_everything_along():
 def test_sample_chooses_as_read_clip_does(video):
     whole = read_clip(video, frames=None)
     for frames, stride in ((16, None), (8, 3)):
-        np.testing.assert_array_equal(whole.sample(frames, stride).indices, read_clip(video, frames, stride).indices)
+        np.testing.assert_array_equal(
+            whole.sample(frames, stride).indices, read_clip(video, frames, stride).indices
+        )
     with pytest.raises(ValueError, match=r"has 90 frames; 16 frames at stride 9 takes 136"):
         whole.sample(16, 9)
     with pytest.raises(ValueError, match="from 1 up"):

@@ -12,10 +12,12 @@ import nbformat
 import pytest
 
 from workbench import __main__ as command
-from workbench import samples
+from workbench.datasets import samples
 
 
-@pytest.mark.parametrize(("name", "content"), [("empty.mp4", b""), ("text.mp4", b"no video"), ("gone.mp4", None)])
+@pytest.mark.parametrize(
+    ("name", "content"), [("empty.mp4", b""), ("text.mp4", b"no video"), ("gone.mp4", None)]
+)
 def test_a_bad_video_is_told_in_a_line_before_anything_starts(tmp_path, capsys, name, content):
     if content is not None:
         (tmp_path / name).write_bytes(content)
@@ -43,7 +45,9 @@ def test_the_demo_explains_a_video_with_a_space_in_its_name(tmp_path, monkeypatc
         assert name in said
         assert (made / name).stat().st_size > 1000
     executed = nbformat.read(made / "quickstart.ipynb", as_version=4)
-    assert not any(o.output_type == "error" for c in executed.cells if c.cell_type == "code" for o in c.outputs)
+    assert not any(
+        o.output_type == "error" for c in executed.cells if c.cell_type == "code" for o in c.outputs
+    )
 
 
 @pytest.mark.slow

@@ -27,7 +27,9 @@ PYTHON_311 = {**default_environment(), "python_version": "3.11", "python_full_ve
 def direct_dependencies(pyproject: str) -> dict[str, Requirement]:
     """Everything that pyproject.toml asks for, extras included, by canonical name."""
     project = tomllib.loads(pyproject)["project"]
-    lines = project["dependencies"] + [line for extra in project["optional-dependencies"].values() for line in extra]
+    lines = project["dependencies"] + [
+        line for extra in project["optional-dependencies"].values() for line in extra
+    ]
     found = {}
     for requirement in map(Requirement, lines):
         if canonicalize_name(requirement.name) == project["name"]:
@@ -44,9 +46,13 @@ def pinned_versions(constraints: str) -> dict[str, str]:
     for line in constraints.splitlines():
         if line and not line.startswith("#"):
             requirement = Requirement(line)
-            assert re.fullmatch(r"==[^*,]+", str(requirement.specifier)), f"not an exact pin: {line}"
+            assert re.fullmatch(r"==[^*,]+", str(requirement.specifier)), (
+                f"not an exact pin: {line}"
+            )
             if requirement.marker is None or requirement.marker.evaluate(PYTHON_311):
-                pins[canonicalize_name(requirement.name)] = str(requirement.specifier).removeprefix("==")
+                pins[canonicalize_name(requirement.name)] = str(requirement.specifier).removeprefix(
+                    "=="
+                )
     return pins
 
 
@@ -59,7 +65,9 @@ def conda_versions(environment: str) -> dict[str, str]:
             for line in entry["pip"]:
                 if not line.startswith("-e"):
                     requirement = Requirement(line)
-                    found[canonicalize_name(requirement.name)] = str(requirement.specifier).removeprefix("==")
+                    found[canonicalize_name(requirement.name)] = str(
+                        requirement.specifier
+                    ).removeprefix("==")
         else:
             name, _, version = entry.partition("=")
             found[canonicalize_name(CONDA_NAMES.get(name, name))] = version
@@ -73,16 +81,23 @@ def differences(pyproject: str, constraints: str, environment: str) -> list[str]
     conda = conda_versions(environment)
     conda.pop("python", None)
     conda.pop("pip", None)
-    found = [f"{name} is in environment.yml but not in pyproject.toml" for name in conda.keys() - direct.keys()]
+    found = [
+        f"{name} is in environment.yml but not in pyproject.toml"
+        for name in conda.keys() - direct.keys()
+    ]
     for name, requirement in direct.items():
         if name not in conda:
             found.append(f"{name} is in pyproject.toml but not in environment.yml")
         elif conda[name] != pins.get(name):
-            found.append(f"{name} is {conda[name]} in environment.yml, {pins.get(name, 'absent')} in constraints.txt")
+            found.append(
+                f"{name} is {conda[name]} in environment.yml, {pins.get(name, 'absent')} in constraints.txt"
+            )
         if name not in pins:
             found.append(f"{name} is in pyproject.toml but not in constraints.txt")
         elif not requirement.specifier.contains(pins[name]):
-            found.append(f"{name} {pins[name]} of constraints.txt is not {requirement.specifier} of pyproject.toml")
+            found.append(
+                f"{name} {pins[name]} of constraints.txt is not {requirement.specifier} of pyproject.toml"
+            )
     return sorted(found)
 
 
@@ -103,7 +118,12 @@ def test_files_agree(files: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new", "complaint"),
     [
-        ("environment", r"  - plotly=.*\n", "", "plotly is in pyproject.toml but not in environment.yml"),
+        (
+            "environment",
+            r"  - plotly=.*\n",
+            "",
+            "plotly is in pyproject.toml but not in environment.yml",
+        ),
         (
             "environment",
             r"- zarr=.*",
@@ -118,18 +138,32 @@ def test_files_agree(files: dict[str, str]) -> None:
         ),
         ("environment", r"decord==[\d.]+", "decord==0.5", r"decord is 0\.5 in environment\.yml"),
         ("environment", r"distributed=.*", "distributed=1", "distributed is 1 in environment"),
-        ("constraints", r"\ntorch==.*", "", "torch is in pyproject.toml but not in constraints.txt"),
+        (
+            "constraints",
+            r"\ntorch==.*",
+            "",
+            "torch is in pyproject.toml but not in constraints.txt",
+        ),
         ("constraints", r"\ntqdm==.*", "\ntqdm==1.0", r"tqdm 1\.0 of constraints\.txt is not >="),
-        ("pyproject", r'    "safetensors.*\n', "", "safetensors is in environment.yml but not in pyproject"),
+        (
+            "pyproject",
+            r'    "safetensors.*\n',
+            "",
+            "safetensors is in environment.yml but not in pyproject",
+        ),
     ],
 )
-def test_disagreement_is_found(files: dict[str, str], file: str, old: str, new: str, complaint: str) -> None:
+def test_disagreement_is_found(
+    files: dict[str, str], file: str, old: str, new: str, complaint: str
+) -> None:
     files[file], count = re.subn(old, new, files[file], count=1)
     assert count == 1, "the file no longer holds what this test changes"
     assert any(re.match(complaint, each) for each in differences(**files)), differences(**files)
 
 
-def test_environment_installs_the_package_editable_on_a_supported_python(files: dict[str, str]) -> None:
+def test_environment_installs_the_package_editable_on_a_supported_python(
+    files: dict[str, str],
+) -> None:
     content = yaml.safe_load(files["environment"])
     project = tomllib.loads(files["pyproject"])["project"]
     (pip_section,) = [entry["pip"] for entry in content["dependencies"] if isinstance(entry, dict)]

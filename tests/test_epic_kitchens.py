@@ -18,7 +18,8 @@ from PIL import Image
 from videos import picture, read_numbers, write_video
 
 import workbench as wb
-from workbench import sample_files, samples, scenes
+from workbench.datasets import samples, scenes
+from workbench.studies import sample_files
 
 VERBS, NOUNS = ("take", "put", "stir"), ("tap", "spoon")
 NTSC = Fraction(60000, 1001)  # 59.94 frames a second
@@ -45,13 +46,17 @@ def annotate(folder: Path, rows: list[dict], release: int = 100) -> Path:
     if release == 100:
         table.drop(columns="uid").to_csv(folder / "EPIC_100_validation.csv", index=False)
         for kind, names in (("verb", VERBS), ("noun", NOUNS)):
-            classes = pd.DataFrame({"id": range(len(names)), "key": names, "instances": "[]", "category": "any"})
+            classes = pd.DataFrame(
+                {"id": range(len(names)), "key": names, "instances": "[]", "category": "any"}
+            )
             classes.to_csv(folder / f"EPIC_100_{kind}_classes.csv", index=False)
     else:
         older = table.drop(columns=["narration_id", "narration_timestamp"])
         older.to_csv(folder / "EPIC_train_action_labels.csv", index=False)
         for kind, names in (("verb", VERBS), ("noun", NOUNS)):
-            classes = pd.DataFrame({f"{kind}_id": range(len(names)), "class_key": names, f"{kind}s": "[]"})
+            classes = pd.DataFrame(
+                {f"{kind}_id": range(len(names)), "class_key": names, f"{kind}s": "[]"}
+            )
             classes.to_csv(folder / f"EPIC_{kind}_classes.csv", index=False)
     return folder
 
@@ -112,7 +117,9 @@ def kitchens(tmp_path_factory) -> dict[str, Path]:
         pictures = (picture(round(1000 * t)) for t in times)
         folder = base / "video" / "EPIC-KITCHENS" / "P01"
         (folder / "videos").mkdir(parents=True, exist_ok=True)
-        rate = {"P01_01": dict(fps=NTSC), "P01_02": dict(times=times), "P01_101": dict(fps=50)}[video]
+        rate = {"P01_01": dict(fps=NTSC), "P01_02": dict(times=times), "P01_101": dict(fps=50)}[
+            video
+        ]
         write_video(folder / "videos" / f"{video}.MP4", pictures, options={"crf": "16"}, **rate)
         frames = jpegs(times, 50 if video == "P01_101" else 60, LENGTH)
         write_folder(base / "folder" / "EPIC-KITCHENS" / "P01" / "rgb_frames" / video, frames)
@@ -139,7 +146,9 @@ def test_frames_read_are_those_of_the_segment(kitchens, home):
             wanted = times[(times >= row["start"]) & (times < row["stop"])]
             np.testing.assert_allclose(clip.times, wanted, atol=0.0011)
         else:
-            shown = times[np.searchsorted(times, clip.times + 1e-9, side="right") - 1]  # the latest by then
+            shown = times[
+                np.searchsorted(times, clip.times + 1e-9, side="right") - 1
+            ]  # the latest by then
             np.testing.assert_allclose(burnt, shown, atol=0.0011)
             rate = 50 if row["video"] == "P01_101" else 60
             assert clip.fps == rate
@@ -155,7 +164,9 @@ def test_video_and_frames_show_the_same_moment(kitchens, home):
         seen = [read_numbers(data[name].frames) / 1000 for data in (videos, pictures)]
         frame = np.diff(frame_times(row["video"])).max()  # the longest, where it varies
         apart = np.abs(seen[0] - seen[1]) / frame
-        if row["video"] == "P01_02":  # 16 frames spread over a variable rate are not 16 moments spread evenly
+        if (
+            row["video"] == "P01_02"
+        ):  # 16 frames spread over a variable rate are not 16 moments spread evenly
             apart = apart[[0, -1]]
         worst = max(worst, apart.max())
     assert worst < 1.07  # of a frame; a millisecond for rounding
@@ -173,7 +184,12 @@ def test_the_index_has_what_people_filter_on(kitchens):
     data = wb.epic_kitchens(kitchens["video"], task="verb")
     row = data.index.loc["P01_02_3"]
     assert data.classes == list(VERBS)
-    assert (row["class"], row["class_id"], row["verb"], row["noun"]) == ("stir", 2, "stir-in", "tap")
+    assert (row["class"], row["class_id"], row["verb"], row["noun"]) == (
+        "stir",
+        2,
+        "stir-in",
+        "tap",
+    )
     assert (row["participant"], row["video"], row["narration"]) == ("P01", "P01_02", "stir tap")
     assert row["duration"] == pytest.approx(row["stop"] - row["start"])
     assert Path(row["path"]) == kitchens["video"] / "EPIC-KITCHENS/P01/videos/P01_02.MP4"
@@ -203,7 +219,9 @@ LAYOUTS = {
 @pytest.mark.parametrize("release", [55, 100])
 def test_both_layouts_are_found(tmp_path, kitchens, place, release):
     source = {"": "folder", ".tar": "tar"}.get(Path(place).suffix, "video")
-    (origin,) = kitchens[source].rglob("P01_01" + {"video": ".MP4", "folder": "", "tar": ".tar"}[source])
+    (origin,) = kitchens[source].rglob(
+        "P01_01" + {"video": ".MP4", "folder": "", "tar": ".tar"}[source]
+    )
     (tmp_path / place).parent.mkdir(parents=True)
     (tmp_path / place).symlink_to(origin)
     annotate(tmp_path / "annotations", [segment(0, 1, 2)], release)
@@ -217,7 +235,9 @@ def test_both_layouts_are_found(tmp_path, kitchens, place, release):
 def test_a_source_can_be_chosen(tmp_path, kitchens):
     for home, part in (("video", "videos"), ("tar", "rgb_frames")):
         (tmp_path / "EPIC-KITCHENS" / "P01").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "EPIC-KITCHENS" / "P01" / part).symlink_to(kitchens[home] / "EPIC-KITCHENS" / "P01" / part)
+        (tmp_path / "EPIC-KITCHENS" / "P01" / part).symlink_to(
+            kitchens[home] / "EPIC-KITCHENS" / "P01" / part
+        )
     notes = kitchens["video"]
     suffixes = {None: ".MP4", "video": ".MP4", "frames": ".tar"}
     for source, suffix in suffixes.items():
@@ -255,10 +275,17 @@ def test_a_tar_that_is_cut_off_is_read_up_to_there(tmp_path, kitchens):
     with tarfile.open(origin) as tar:
         middle = next(member for member in tar if member.name.endswith("frame_0000000240.jpg"))
     block = middle.offset_data + -(-middle.size // 512) * 512
-    for cut, last in ((len(content) // 2, None), (middle.offset_data + 5, 239), (block, 240), (block + 200, 240)):
+    for cut, last in (
+        (len(content) // 2, None),
+        (middle.offset_data + 5, 239),
+        (block, 240),
+        (block + 200, 240),
+    ):
         target.write_bytes(content[:cut])
         assert read_numbers(data[0].frames)[0] == pytest.approx(500, abs=18)
-        with pytest.raises(wb.ClipError, match=rf"P01_01.tar is cut off: .* after frame {last or ''}.*again"):
+        with pytest.raises(
+            wb.ClipError, match=rf"P01_01.tar is cut off: .* after frame {last or ''}.*again"
+        ):
             data[1]
     target.write_bytes(content)
     assert len(data[1]) == 16
@@ -294,7 +321,8 @@ def test_a_segment_beyond_the_end_is_an_error_and_one_at_the_end_is_not(tmp_path
     data = wb.epic_kitchens(kitchens[home], annotations=notes)
     for number in (0, 1):
         with pytest.raises(
-            ValueError, match=r"P01_01.*expected a segment within the video, 0 to [78]\.\d+ s; got start="
+            ValueError,
+            match=r"P01_01.*expected a segment within the video, 0 to [78]\.\d+ s; got start=",
         ):
             data[number]
     assert len(data[2]) == 16
@@ -310,9 +338,24 @@ def drop(column: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
 @pytest.mark.parametrize(
     ("release", "file", "change", "complaint"),
     [
-        (100, "EPIC_100_validation.csv", drop("stop_timestamp"), r"no column stop_timestamp; it has narration_id, "),
-        (100, "EPIC_100_verb_classes.csv", drop("key"), r"EPIC_100_verb_classes.csv: no column key; it has id, inst"),
-        (55, "EPIC_train_action_labels.csv", drop("verb_class"), r"no column verb_class; it has uid"),
+        (
+            100,
+            "EPIC_100_validation.csv",
+            drop("stop_timestamp"),
+            r"no column stop_timestamp; it has narration_id, ",
+        ),
+        (
+            100,
+            "EPIC_100_verb_classes.csv",
+            drop("key"),
+            r"EPIC_100_verb_classes.csv: no column key; it has id, inst",
+        ),
+        (
+            55,
+            "EPIC_train_action_labels.csv",
+            drop("verb_class"),
+            r"no column verb_class; it has uid",
+        ),
         (
             100,
             "EPIC_100_validation.csv",
@@ -341,12 +384,17 @@ def test_files_of_the_other_release_are_refused(tmp_path, release):
         55: ("EPIC_train_action_labels.csv", "EPIC_verb_classes.csv", "train"),
         100: ("EPIC_100_validation.csv", "EPIC_100_verb_classes.csv", "validation"),
     }
-    (segments, verbs, subset), (other_segments, other_verbs, _) = names[release], names[155 - release]
+    (segments, verbs, subset), (other_segments, other_verbs, _) = (
+        names[release],
+        names[155 - release],
+    )
     for each in (55, 100):
         annotate(tmp_path, [segment(0, 1, 2)], each)
     own = (tmp_path / verbs).read_bytes()
     (tmp_path / verbs).write_bytes((tmp_path / other_verbs).read_bytes())
-    with pytest.raises(ValueError, match=rf"{verbs} is a list of release {155 - release}: expected columns"):
+    with pytest.raises(
+        ValueError, match=rf"{verbs} is a list of release {155 - release}: expected columns"
+    ):
         wb.epic_kitchens(tmp_path, release, subset)
     (tmp_path / verbs).write_bytes(own)
     assert len(wb.epic_kitchens(tmp_path, release, subset)) == 1
@@ -358,11 +406,16 @@ def test_files_of_the_other_release_are_refused(tmp_path, release):
 def test_files_that_are_not_there_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
         wb.epic_kitchens(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"no EPIC_100_validation.csv; looked in(\n|.)*epic-kitchens-100-annot"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"no EPIC_100_validation.csv; looked in(\n|.)*epic-kitchens-100-annot",
+    ):
         wb.epic_kitchens(tmp_path)
     annotate(tmp_path, [segment(0, 1, 2)])
     (tmp_path / "EPIC_100_noun_classes.csv").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no file .*EPIC_100_noun_classes.csv. The annotations are at"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no file .*EPIC_100_noun_classes.csv. The annotations are at"
+    ):
         wb.epic_kitchens(tmp_path, task="noun")
     (tmp_path / "EPIC_100_validation.csv").write_text("")
     with pytest.raises(ValueError, match=r"EPIC_100_validation.csv cannot be read as CSV"):
@@ -393,7 +446,9 @@ def test_segments_without_a_class_do_not_enter(tmp_path):
 # Boxes of objects.
 
 
-def box_labels(folder: Path, rows: list[tuple[int, int, str]], times: dict[int, float] | None = None) -> None:
+def box_labels(
+    folder: Path, rows: list[tuple[int, int, str]], times: dict[int, float] | None = None
+) -> None:
     """Write rows (noun, object frame, boxes), and the times of object frames for the correspondence file."""
     table = pd.DataFrame(rows, columns=["noun_class", "frame", "bounding_boxes"])
     table["frame"] = table["frame"].map("{:06d}".format)
@@ -402,7 +457,12 @@ def box_labels(folder: Path, rows: list[tuple[int, int, str]], times: dict[int, 
     info = {"video": ["P01_01"], "resolution": ["256x64"], "duration": [LENGTH], "fps": [59.94]}
     pd.DataFrame(info).to_csv(folder / "EPIC_video_info.csv", index=False)
     if times:
-        joined = {"participant_id": "P01", "video_id": "P01_01", "object_frame": list(times), "action_frame": 0}
+        joined = {
+            "participant_id": "P01",
+            "video_id": "P01_01",
+            "object_frame": list(times),
+            "action_frame": 0,
+        }
         stamps = pd.Series(times.values()).map(stamp)
         pd.DataFrame({**joined, "timestamp": stamps}).to_csv(
             folder / "EPIC_train_object_action_correspondence.csv", index=False
@@ -436,7 +496,9 @@ def test_boxes_are_those_of_the_nearest_annotated_frame_in_the_clips_pixels(tmp_
     half = clip.resize(16, 64)
     np.testing.assert_allclose(half.boxes, clip.boxes / 2)
     assert data["1"].boxes is None
-    assert wb.epic_kitchens(kitchens["folder"], 55, "train", annotations=notes)["0"].boxes.shape == (16, 3, 4)
+    assert wb.epic_kitchens(kitchens["folder"], 55, "train", annotations=notes)[
+        "0"
+    ].boxes.shape == (16, 3, 4)
 
 
 def test_boxes_go_by_the_times_of_the_correspondence_file(tmp_path, kitchens):
@@ -462,7 +524,11 @@ def test_boxes_go_by_the_times_of_the_correspondence_file(tmp_path, kitchens):
             "video,resolution\nP07_01,256x64\n",
             "expected a resolution such as 1920x1080 for P01_01",
         ),
-        ("EPIC_train_object_labels.csv", "noun_class,video_id,frame\n0,P01_01,30\n", "no column bounding_boxes"),
+        (
+            "EPIC_train_object_labels.csv",
+            "noun_class,video_id,frame\n0,P01_01,30\n",
+            "no column bounding_boxes",
+        ),
     ],
 )
 def test_wrong_boxes_are_refused(tmp_path, kitchens, file, text, complaint):
@@ -484,7 +550,9 @@ def test_the_shipped_samples_have_their_scenes_boxes():
     compared = 0
     for name, row in data.index.iterrows():
         clip, video = data[name], list(sample_files.KITCHENS).index(row["video"])
-        scene = sample_files._kitchen(sample_files.KITCHENS[row["video"]], sample_files.SEED + 1000 + video)
+        scene = sample_files._kitchen(
+            sample_files.KITCHENS[row["video"]], sample_files.SEED + 1000 + video
+        )
         (actor,) = (each for each in scene.acting if each.start == row["start"])
         assert clip.label == actor.action
         for position, moment in enumerate(clip.times):
@@ -500,17 +568,32 @@ def test_the_shipped_samples_have_their_scenes_boxes():
 def test_the_official_annotations_have_all_their_rows(annotations_folder, tmp_path):
     data = wb.epic_kitchens(tmp_path, annotations=annotations_folder)
     assert (len(data), len(data.classes), data.classes[:2]) == (9668, 97, ["take", "put"])
-    assert len(wb.epic_kitchens(tmp_path, task="noun", annotations=annotations_folder).classes) == 300
+    assert (
+        len(wb.epic_kitchens(tmp_path, task="noun", annotations=annotations_folder).classes) == 300
+    )
     first = data.index.loc["P01_11_1"]
-    assert (first["start"], first["stop"], first["class"], first["verb"]) == (1.56, 2.45, "put", "put-down")
-    older = wb.epic_kitchens(tmp_path, 55, "train", annotations=annotations_folder / "epic-kitchens-55")
+    assert (first["start"], first["stop"], first["class"], first["verb"]) == (
+        1.56,
+        2.45,
+        "put",
+        "put-down",
+    )
+    older = wb.epic_kitchens(
+        tmp_path, 55, "train", annotations=annotations_folder / "epic-kitchens-55"
+    )
     assert (len(older), len(older.classes)) == (1000, 125)
     assert older.index["class_id"].between(0, 124).all()
     invalid = pd.read_csv(annotations_folder / "epic-kitchens-55" / "EPIC_train_invalid_labels.csv")
     assert len(invalid) == 116
     assert not set(invalid["uid"].astype(str)) & set(older.index.index)
-    assert len(wb.epic_kitchens(tmp_path, 55, "train", "noun", annotations=annotations_folder).classes) == 352
-    for part in (data, older):  # start_frame counts pictures at 60 a second, whatever the video's own rate
+    assert (
+        len(wb.epic_kitchens(tmp_path, 55, "train", "noun", annotations=annotations_folder).classes)
+        == 352
+    )
+    for part in (
+        data,
+        older,
+    ):  # start_frame counts pictures at 60 a second, whatever the video's own rate
         assert (part.index["start_frame"] - 60 * part.index["start"]).abs().max() < 1.001
         assert (part.index["stop_frame"] - 60 * part.index["stop"]).abs().max() < 1.001
 
@@ -531,7 +614,8 @@ def test_the_official_rows_without_a_verb_do_not_enter(annotations_folder, tmp_p
 def test_a_table_of_a_hundred_thousand_segments_takes_less_than_three_seconds(tmp_path):
     videos = [f"P{p:02d}_{v:02d}" for p in range(1, 38) for v in range(1, 20)]
     rows = [
-        segment(number, number % 3000, number % 3000 + 2, videos[number % len(videos)]) for number in range(100_000)
+        segment(number, number % 3000, number % 3000 + 2, videos[number % len(videos)])
+        for number in range(100_000)
     ]
     annotate(tmp_path, rows)
     for video in videos[::2]:

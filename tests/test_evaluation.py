@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import workbench as wb
-from workbench.evaluation import WIDE, baselines, compare, faithfulness
-from workbench.metrics import bootstrap, deletion, insertion, random_order, replacement
-from workbench.tubes import keep_features, tau_for_share
+from workbench.metrics.confidence import bootstrap
+from workbench.metrics.perturbation import deletion, insertion, random_order, replacement
+from workbench.saliency.tubes import keep_features, tau_for_share
+from workbench.studies.evaluation import WIDE, baselines, compare, faithfulness
 
 SPEC = wb.InputSpec(frames=16, resize=(48, 48))
 HITS = ["points", "points in space", "points in time"]
@@ -50,8 +51,12 @@ def test_the_truth_wins_and_a_constant_never_does(data):
     assert not by.loc["constant", every].any(axis=None)
     assert not by.loc["contrary", ["points", "points in space"]].any(axis=None)
     assert (by.loc["truth", ["energy inside", "temporal AUC"]] == 1).all(axis=None)
-    assert (by.loc["truth", "temporal IoU"] > 0.8).all()  # not 1: where the box is small so is the profile
-    assert (by.loc["constant", ["energy inside", "temporal IoU", "temporal variation"]] == 0).all(axis=None)
+    assert (
+        by.loc["truth", "temporal IoU"] > 0.8
+    ).all()  # not 1: where the box is small so is the profile
+    assert (by.loc["constant", ["energy inside", "temporal IoU", "temporal variation"]] == 0).all(
+        axis=None
+    )
     assert (by.loc["constant", "temporal AUC"] == 0.5).all()
     assert (by.loc["contrary", "energy inside"] == 0).all()
     assert by["box share"].between(0.001, 0.2).all()
@@ -84,21 +89,35 @@ def test_curves_are_those_of_the_metrics_and_their_ends_are_asked_for_once(data)
 
         return score
 
-    untied = {seed: lambda clip, label, seed=seed: random_order(clip.frames.shape[:3], seed) for seed in (1, 2, 3)}
-    rows = faithfulness(untied, data.subset(data.index.index[:1]), SPEC, score=score_of, steps=3, progress=False)
+    untied = {
+        seed: lambda clip, label, seed=seed: random_order(clip.frames.shape[:3], seed)
+        for seed in (1, 2, 3)
+    }
+    rows = faithfulness(
+        untied, data.subset(data.index.index[:1]), SPEC, score=score_of, steps=3, progress=False
+    )
     # Two actions: the ends once, and for each of three methods the two points between of the two curves.
     assert sum(asked) == 2 * (2 + 3 * 2 * 2)
     clip = SPEC.view(data.read(0, frames=16))
     first = rows[(rows["method"] == 2) & (rows["action"] == 0)].iloc[0]
     assert first["probability"] == pytest.approx(clip.frames.mean() / 255)
     for way in (deletion, insertion):
-        curve = way(score_of(""), clip, random_order(clip.frames.shape[:3], 2), steps=3, baseline=replacement(clip))
+        curve = way(
+            score_of(""),
+            clip,
+            random_order(clip.frames.shape[:3], 2),
+            steps=3,
+            baseline=replacement(clip),
+        )
         assert first[way.__name__] == pytest.approx(curve.auc)
 
 
 def test_halves_of_the_data_give_the_rows_of_the_whole(data):
     model = wb.load_model("samples/mfnet", device="cpu")
-    methods = {**baselines(model, seed=1), "tube": lambda clip, label: wb.explain(model, clip).tube(label)}
+    methods = {
+        **baselines(model, seed=1),
+        "tube": lambda clip, label: wb.explain(model, clip).tube(label),
+    }
     run = partial(faithfulness, methods, input=model.input, progress=False)
     whole = run(data=data)
     halves = [run(data=data.subset(part)) for part in (data.index.index[:1], data.index.index[1:])]
@@ -118,19 +137,32 @@ def test_what_cannot_be_measured_is_named(data):
     with pytest.raises(ValueError, match=rf"{name}.*'broken'.*NaN"):
         faithfulness(broken, data, SPEC, progress=False)
     with pytest.raises(ValueError, match=rf"{name}.*'truth'.*score: expected"):
-        faithfulness(METHODS, data, SPEC, score=lambda label: lambda frames: frames[:, 0, 0, 0], progress=False)
+        faithfulness(
+            METHODS,
+            data,
+            SPEC,
+            score=lambda label: lambda frames: frames[:, 0, 0, 0],
+            progress=False,
+        )
     with pytest.raises(ValueError, match="at least one"):
         faithfulness({}, data, SPEC)
     bare = wb.Clip(np.zeros((16, 48, 48, 3), dtype=np.uint8), 25.0)
     with pytest.raises(ValueError, match="no annotated action"):
-        faithfulness(METHODS, wb.Dataset(data.index, data.classes, lambda *a, **k: bare), SPEC, progress=False)
+        faithfulness(
+            METHODS,
+            wb.Dataset(data.index, data.classes, lambda *a, **k: bare),
+            SPEC,
+            progress=False,
+        )
 
 
 def test_an_action_that_fills_its_clip_has_no_temporal_auc(data):
     def read(row, frames, stride):
         clip = data.read(str(row.name), frames=frames, stride=stride)
         boxes = np.tile(np.float32([4, 4, 20, 20]), (len(clip), 1))
-        return wb.Clip(clip.frames, 25.0, name=clip.name, actions=(wb.Action("lift", 0.0, 9.0, boxes),))
+        return wb.Clip(
+            clip.frames, 25.0, name=clip.name, actions=(wb.Action("lift", 0.0, 9.0, boxes),)
+        )
 
     rows = faithfulness(METHODS, wb.Dataset(data.index, data.classes, read), SPEC, progress=False)
     assert rows["temporal AUC"].isna().all()
@@ -141,8 +173,18 @@ def table():
     """Two methods on four clips, the last of which has two actions; `b` is `a` and 0.1 more."""
     a = [0.0, 0.2, 0.4, 0.6, 0.8]
     clips, actions = ["p", "q", "r", "s", "s"], [0, 0, 0, 0, 1]
-    part = pd.DataFrame({"data": "d", "clip": clips, "action": actions, "class": "lift", "points": np.greater(a, 0.3)})
-    return pd.concat([part.assign(method="a", energy=a), part.assign(method="b", energy=np.add(a, 0.1))][::-1])
+    part = pd.DataFrame(
+        {
+            "data": "d",
+            "clip": clips,
+            "action": actions,
+            "class": "lift",
+            "points": np.greater(a, 0.3),
+        }
+    )
+    return pd.concat(
+        [part.assign(method="a", energy=a), part.assign(method="b", energy=np.add(a, 0.1))][::-1]
+    )
 
 
 def test_means_and_intervals_by_method():
@@ -158,7 +200,9 @@ def test_means_and_intervals_by_method():
 def test_against_a_method_differences_are_paired():
     told = compare(table(), against="a", by=["method"]).set_index(["method", "metric"])
     assert list(told.index) == [("b", "points"), ("b", "energy")]
-    assert told.loc[("b", "energy"), ["mean", "low", "high"]].tolist() == pytest.approx([0.1, 0.1, 0.1])
+    assert told.loc[("b", "energy"), ["mean", "low", "high"]].tolist() == pytest.approx(
+        [0.1, 0.1, 0.1]
+    )
     assert told.loc[("b", "points"), "high"] == 0
     with pytest.raises(KeyError, match="'c'"):
         compare(table(), against="c")

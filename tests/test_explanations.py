@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import workbench as wb
-from workbench.models.mfnet import MFNet3d
+from workbench.models.networks.mfnet import MFNet3d
 
 SPEC = wb.InputSpec(frames=8, resize=(32, 32))
 
@@ -34,7 +34,9 @@ def randomised(module, seed=0):
 
 def mfnet(classes=6):
     torch.manual_seed(1)
-    return randomised(MFNet3d(classes, widths=(8, 16, 16, 16, 32), units=(1, 1, 1, 1), groups=4, last_stride=1))
+    return randomised(
+        MFNet3d(classes, widths=(8, 16, 16, 16, 32), units=(1, 1, 1, 1), groups=4, last_stride=1)
+    )
 
 
 @pytest.fixture
@@ -78,15 +80,24 @@ def test_mean_of_the_map_plus_bias_is_every_logit(clip):
     assert ex.logits.abs().max() > 1  # an identity between zeros would prove nothing
     for number in range(6):
         tube = ex.tube(number)
-        assert tube.map.mean() + float(ex.bias[number]) == pytest.approx(float(ex.logits[number]), abs=1e-4)
+        assert tube.map.mean() + float(ex.bias[number]) == pytest.approx(
+            float(ex.logits[number]), abs=1e-4
+        )
 
 
 def test_contributions_of_all_channels_add_up_to_the_logit(clip):
     ex = wb.explain(wb.wrap_model(mfnet(), SPEC), clip)
     table = ex.channels(2, top=None)
-    assert table["contribution"].sum() + float(ex.bias[2]) == pytest.approx(float(ex.logits[2]), abs=1e-4)
+    assert table["contribution"].sum() + float(ex.bias[2]) == pytest.approx(
+        float(ex.logits[2]), abs=1e-4
+    )
     assert table["contribution"].is_monotonic_decreasing
-    assert list(ex.channels(2, top=3).columns) == ["channel", "weight", "mean activation", "contribution"]
+    assert list(ex.channels(2, top=3).columns) == [
+        "channel",
+        "weight",
+        "mean activation",
+        "contribution",
+    ]
 
 
 def test_activations_are_those_the_head_saw_despite_in_place_relu(clip):
@@ -139,7 +150,9 @@ def test_gradient_weights_of_a_pooled_linear_head_are_its_weights(clip):
     by_gradient = wb.explain(wb.wrap_model(module, SPEC), clip, weights="gradient")
     assert not by_gradient.exact
     for number in range(6):
-        torch.testing.assert_close(by_gradient.class_weights(number), exact.class_weights(number), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            by_gradient.class_weights(number), exact.class_weights(number), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_tubes_need_no_second_forward_pass(clip):
@@ -238,7 +251,9 @@ def test_new_weights_in_the_same_network_are_explained_afresh(clip):
 
 
 def test_class_names_and_ids(clip):
-    model = wb.wrap_model(mfnet(), SPEC, classes=["open", "close", "stir", "lift", "lower", "shake"])
+    model = wb.wrap_model(
+        mfnet(), SPEC, classes=["open", "close", "stir", "lift", "lower", "shake"]
+    )
     ex = wb.explain(model, clip)
     assert ex.class_id("stir") == 2
     with pytest.raises(KeyError, match="near: stir"):
@@ -276,7 +291,9 @@ def test_a_head_that_does_not_fit_is_refused(clip):
 
 def test_a_1x1x1_convolution_is_a_head(clip):
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Conv3d(3, 7, 4, 4), nn.ReLU(), nn.Conv3d(7, 4, 1), nn.AdaptiveAvgPool3d(1), nn.Flatten())
+    module = nn.Sequential(
+        nn.Conv3d(3, 7, 4, 4), nn.ReLU(), nn.Conv3d(7, 4, 1), nn.AdaptiveAvgPool3d(1), nn.Flatten()
+    )
     ex = wb.explain(wb.wrap_model(module, SPEC), clip)
     assert ex.exact
     torch.testing.assert_close(ex.weights, module[2].weight.flatten(1).detach())
@@ -306,7 +323,9 @@ def test_a_relu_that_is_no_layer_is_found(clip):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU: install g++")
+@pytest.mark.skipif(
+    shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU: install g++"
+)
 def test_a_compiled_model_says_the_same(clip):
     plain = wb.explain(wb.wrap_model(mfnet(), SPEC), clip)
     model = wb.wrap_model(mfnet(), SPEC, compile=True)
@@ -416,7 +435,9 @@ def test_an_explanation_is_freed_with_its_last_reference(clip):
 @pytest.mark.parametrize("how", ["bfloat16", "double", "precision", "autocast"])
 def test_other_precisions_stay_exact(clip, how):
     module = mfnet()
-    module = module.bfloat16() if how == "bfloat16" else module.double() if how == "double" else module
+    module = (
+        module.bfloat16() if how == "bfloat16" else module.double() if how == "double" else module
+    )
     model = wb.wrap_model(module, SPEC, precision=torch.bfloat16 if how == "precision" else None)
     with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
         ex = wb.explain(model, clip)

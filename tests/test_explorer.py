@@ -15,10 +15,10 @@ from ipywidgets.widgets.widget import _instances
 from PIL import Image
 
 import workbench as wb
-from workbench.explanations import Explanation, _Graph
-from workbench.layouts import Layout
-from workbench.models.mfnet import MFNet3d
-from workbench.targets import Site, Target
+from workbench.models.networks.mfnet import MFNet3d
+from workbench.saliency.explanations import Explanation, _Graph
+from workbench.saliency.layer_search import Site, Target
+from workbench.saliency.layouts import Layout
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,9 @@ def made_up(classes: int = 8, channels: int = 12, seed: int = 0, **changes: Any)
     names = [f"class {number:03d}" for number in range(classes)]
     logits = weights @ maps.mean((1, 2, 3))
     return replace(
-        Explanation(logits, (maps,), torch.zeros(classes), True, 0.0, "layer", clip, names, _weights=weights),
+        Explanation(
+            logits, (maps,), torch.zeros(classes), True, 0.0, "layer", clip, names, _weights=weights
+        ),
         **changes,
     )
 
@@ -64,7 +66,10 @@ def shown(app: wb.Explorer) -> dict[str, Any]:
 
 def numbers(figure: Any) -> list[bytes]:
     return [
-        np.asarray(trace[axis], dtype=np.float32).tobytes() for trace in figure.data for axis in "xyz" if axis in trace
+        np.asarray(trace[axis], dtype=np.float32).tobytes()
+        for trace in figure.data
+        for axis in "xyz"
+        if axis in trace
     ]
 
 
@@ -89,7 +94,10 @@ def test_each_control_changes_everything_in_place(app: wb.Explorer, control: Any
     before, figures = shown(app), (app.panels[0].volume, app.timeline)
     sent = []
     for figure in figures:
-        figure.observe(lambda change: sent.append(change.new), ["_py2js_update", "_py2js_relayout", "_py2js_restyle"])
+        figure.observe(
+            lambda change: sent.append(change.new),
+            ["_py2js_update", "_py2js_relayout", "_py2js_restyle"],
+        )
     control(app)
     after = shown(app)
     for part, content in before.items():
@@ -97,7 +105,9 @@ def test_each_control_changes_everything_in_place(app: wb.Explorer, control: Any
     assert (app.panels[0].volume, app.timeline) == figures
     assert len([message for message in sent if message]) == 2  # one a figure: one redraw
     assert not any(
-        "camera" in str(message) or "scene" in str(message.get("layout_data")) for message in sent if message
+        "camera" in str(message) or "scene" in str(message.get("layout_data"))
+        for message in sent
+        if message
     )
 
 
@@ -136,7 +146,10 @@ def test_classes_come_by_probability(app: wb.Explorer, ex: Explanation) -> None:
     order = ex.probabilities.argsort(descending=True).tolist()
     assert list(numbers) == order
     for label, number in zip(labels, order):
-        assert label.strip().split("\u2002") == [f"{ex.probabilities[number]:.1%}", ex.classes[number]]
+        assert label.strip().split("\u2002") == [
+            f"{ex.probabilities[number]:.1%}",
+            ex.classes[number],
+        ]
 
 
 def test_400_classes_are_searched() -> None:
@@ -164,9 +177,15 @@ def test_pictures_are_the_overlays(app: wb.Explorer, ex: Explanation, view: str)
     app.view.value = view
     app.opacity.value = 0.3
     app.frame.value = 5
-    whole = {"heat": wb.heat(ex.clip, app.tube, 0.3), "focus": wb.focus(ex.clip, app.tube), "original": ex.clip.frames}
+    whole = {
+        "heat": wb.heat(ex.clip, app.tube, 0.3),
+        "focus": wb.focus(ex.clip, app.tube),
+        "original": ex.clip.frames,
+    }
     picture = decoded(app.panels[0].picture.value)
-    expected = Image.fromarray(whole[view][5]).resize(picture.shape[1::-1], Image.Resampling.BICUBIC)
+    expected = Image.fromarray(whole[view][5]).resize(
+        picture.shape[1::-1], Image.Resampling.BICUBIC
+    )
     assert picture.shape == (384, 384, 3)
     assert np.abs(picture - np.asarray(expected, dtype=np.float32)).mean() < 3  # JPEG
     assert app.opacity.disabled == (view != "heat")
@@ -180,13 +199,19 @@ def test_boxes_are_drawn_at_their_place(app: wb.Explorer, ex: Explanation) -> No
     changed = np.abs(decoded(app.panels[0].picture.value) - with_box).max(-1) > 60
     rows, columns = np.nonzero(changed)
     box = ex.clip.shown_boxes[app.frame.value] * 384 / 64
-    assert np.abs(np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) - box).max() < 5
+    assert (
+        np.abs(np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) - box).max()
+        < 5
+    )
 
 
 def test_the_users_camera_stays(app: wb.Explorer) -> None:
     volume = app.panels[0].volume
     camera = {"eye": {"x": 0.1, "y": -2.5, "z": 0.3}}
-    volume._js2py_relayout = {"relayout_data": {"scene.camera": camera}, "source_view_id": "view"}  # as the browser
+    volume._js2py_relayout = {
+        "relayout_data": {"scene.camera": camera},
+        "source_view_id": "view",
+    }  # as the browser
     for control in (set_tau, set_target, set_frame):
         control(app)
     assert volume.layout.scene.camera.eye.to_plotly_json() == camera["eye"]
@@ -255,7 +280,9 @@ def test_equal_weights_leave_nothing_to_choose() -> None:
     assert app.tube.tau is None
 
 
-@pytest.mark.parametrize(("span", "expected"), [(1e-7, ".2e"), (0.05, ".4f"), (1, ".2f"), (700, ".0f")])
+@pytest.mark.parametrize(
+    ("span", "expected"), [(1e-7, ".2e"), (0.05, ".4f"), (1, ".2f"), (700, ".0f")]
+)
 def test_tau_is_printed_to_a_hundredth_of_its_range(span: float, expected: str) -> None:
     weights = span * torch.linspace(0, 1, 12).repeat(8, 1)
     assert wb.explore(made_up(_weights=weights)).tau.readout_format == expected
@@ -285,7 +312,10 @@ def test_two_explanations_side_by_side() -> None:
     other = made_up(channels=24, seed=1, model="2-D")
     assert other._weights is not None
     turned = replace(  # the same classes in another order, and every second frame
-        other, classes=other.classes[::-1], clip=first.clip.select(range(0, 8, 2)), _weights=other._weights.flip(0)
+        other,
+        classes=other.classes[::-1],
+        clip=first.clip.select(range(0, 8, 2)),
+        _weights=other._weights.flip(0),
     )
     app = wb.explore([first, turned])
     app.target.value = "class 005"
@@ -311,7 +341,11 @@ def test_what_cannot_be_compared_is_refused() -> None:
 def test_hostile_names_are_text(app: wb.Explorer) -> None:
     ex = made_up()
     ex.classes[ex.class_id()] = "<img src=x onerror=alert(1)>"
-    caption = wb.explore(replace(ex, model="<b>", clip=replace(ex.clip, name="<i>", label="<u>"))).panels[0].caption
+    caption = (
+        wb.explore(replace(ex, model="<b>", clip=replace(ex.clip, name="<i>", label="<u>")))
+        .panels[0]
+        .caption
+    )
     assert not any(tag in caption.value for tag in ("<img", "<i>", "<u>"))
 
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import workbench as wb
-from workbench import figures
+from workbench.studies import figures
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,12 +38,18 @@ def panel(clip: wb.Clip, ex: wb.Explanation, title: str = "MFNet\n(3-D)") -> fig
 
 
 def words(figure: Figure) -> list[str]:
-    return [each.get_text() for each in figure.findobj(matplotlib.text.Text) if each.get_text() and each.get_visible()]
+    return [
+        each.get_text()
+        for each in figure.findobj(matplotlib.text.Text)
+        if each.get_text() and each.get_visible()
+    ]
 
 
 def drawn(kind: str, clip: wb.Clip, ex: wb.Explanation) -> Figure:
     if kind == "method":
-        return figures.method_figure(ex, ex.tube("lift", float(ex.class_weights("lift").quantile(0.75))), clip)
+        return figures.method_figure(
+            ex, ex.tube("lift", float(ex.class_weights("lift").quantile(0.75))), clip
+        )
     if kind == "overlay":
         return figures.overlay_figure([panel(clip, ex, "(a)  One"), panel(clip, ex, "(b)  Other")])
     return figures.comparison_figure(clip, [panel(clip, ex), panel(clip, ex, "Other")], "A title")
@@ -53,7 +59,9 @@ KINDS = ("method", "overlay", "comparison")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fonts_are_legible_and_nothing_is_cut_off(kind: str, clip: wb.Clip, ex: wb.Explanation) -> None:
+def test_fonts_are_legible_and_nothing_is_cut_off(
+    kind: str, clip: wb.Clip, ex: wb.Explanation
+) -> None:
     figure = drawn(kind, clip, ex)
     FigureCanvasAgg(figure).draw()
     assert figure.get_figwidth() == pytest.approx(7)
@@ -102,7 +110,9 @@ def test_method_figure_says_the_shapes_and_the_features(clip: wb.Clip, ex: wb.Ex
         assert f"$j$ = {channel}" in told
 
 
-def test_method_figure_without_a_threshold_leaves_nothing_out(clip: wb.Clip, ex: wb.Explanation) -> None:
+def test_method_figure_without_a_threshold_leaves_nothing_out(
+    clip: wb.Clip, ex: wb.Explanation
+) -> None:
     told = " ".join(words(figures.method_figure(ex, ex.tube("lift"), clip)))
     assert "128 kept" in told
     assert "left" not in told
@@ -134,7 +144,9 @@ def test_comparison_needs_an_action(clip: wb.Clip, ex: wb.Explanation) -> None:
         figures.comparison_figure(clip, [timeless])
 
 
-def test_heat_is_scaled_over_the_whole_tube_also_where_few_frames_are_drawn(clip: wb.Clip, ex: wb.Explanation) -> None:
+def test_heat_is_scaled_over_the_whole_tube_also_where_few_frames_are_drawn(
+    clip: wb.Clip, ex: wb.Explanation
+) -> None:
     one = panel(clip, ex)
     assert np.array_equal(one.heat, wb.heat(clip, figures.enlarged(one.tube, clip)))
     frame = one.tube.peak[0]
@@ -177,7 +189,9 @@ def test_surrounded_reads_more_and_marks_the_segment() -> None:
     assert clip.times[0] < row["start"]
     assert clip.times[-1] > row["stop"]
     assert np.isfinite(clip.action_boxes()).any()
-    assert figures.surrounded(data, data.index.index[2], 60, frames=16).times[-1] < 60  # the video ends before that
+    assert (
+        figures.surrounded(data, data.index.index[2], 60, frames=16).times[-1] < 60
+    )  # the video ends before that
     whole = figures.labelled("ucf101")
     with pytest.raises(ValueError, match="whole video"):
         figures.surrounded(whole, whole.index.index[0], 1, frames=16)
@@ -203,7 +217,11 @@ def test_network_takes_a_checkpoint_and_an_output(tmp_path: Path) -> None:
 
 
 def test_film_names_its_rows_and_keeps_the_time(clip: wb.Clip) -> None:
-    rows = {"clip": clip.frames, "square": clip.crop(0, 0, 240, 240).frames, "few": clip.frames[::2]}
+    rows = {
+        "clip": clip.frames,
+        "square": clip.crop(0, 0, 240, 240).frames,
+        "few": clip.frames[::2],
+    }
     shown = figures.film(rows, clip.times, height=60)
     assert len(shown) == len(clip)
     assert shown.shape[1] > 3 * 60
@@ -235,7 +253,10 @@ def test_preview_is_small(clip: wb.Clip, ex: wb.Explanation) -> None:
 
 def command(*names: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, ROOT / ".ci" / "figures.py", *names], capture_output=True, text=True, check=False
+        [sys.executable, ROOT / ".ci" / "figures.py", *names],
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 

@@ -98,7 +98,9 @@ def test_centre_gaussian_is_largest_at_the_centre_and_symmetric():
     volume = centre_gaussian((5, 7, 9))
     assert np.unravel_index(volume.argmax(), volume.shape) == (2, 3, 4)
     np.testing.assert_allclose(volume, volume[::-1, ::-1, ::-1])
-    assert volume[2, 3, 4] / volume[2, 3, 0] == pytest.approx(np.exp(0.5 * (4 / 9 / 0.25) ** 2), rel=1e-5)
+    assert volume[2, 3, 4] / volume[2, 3, 0] == pytest.approx(
+        np.exp(0.5 * (4 / 9 / 0.25) ** 2), rel=1e-5
+    )
     even = centre_gaussian((4, 6, 8))
     assert np.argwhere(even == even.max()).tolist() == [[1, 2, 3]]
 
@@ -131,7 +133,9 @@ def test_space_only_gives_the_time_away_and_time_only_the_place():
 def test_tied_peaks_hit_only_together_and_a_tube_flat_in_time_never_hits_in_time():
     boxes = boxes_in([0, 1], (10, 5, 20, 15))
     assert pointing_game(peak_at(0, 6, 12) + peak_at(1, 6, 12), boxes)
-    assert not pointing_game(peak_at(0, 6, 12) + peak_at(3, 6, 12), boxes)  # the first of them lies inside
+    assert not pointing_game(
+        peak_at(0, 6, 12) + peak_at(3, 6, 12), boxes
+    )  # the first of them lies inside
     flat = np.repeat(peak_at(0, 6, 12)[:1], 4, axis=0)
     flat[0] *= 1 + 3e-7  # what a float32 spline makes of it
     for axes in ("space-time", "time"):
@@ -144,7 +148,12 @@ def test_tied_peaks_hit_only_together_and_a_tube_flat_in_time_never_hits_in_time
 def test_energy_is_the_positive_share_inside():
     boxes = boxes_in([1], (0, 0, 2, 3))
     volume = np.zeros((4, 20, 40))
-    volume[1, 2, 1], volume[1, 3, 1], volume[2, 0, 0], volume[0, 9, 9] = 3, 2, 1, -50  # inside, below, later, against
+    volume[1, 2, 1], volume[1, 3, 1], volume[2, 0, 0], volume[0, 9, 9] = (
+        3,
+        2,
+        1,
+        -50,
+    )  # inside, below, later, against
     assert energy_inside(volume, boxes) == pytest.approx(3 / 6)
     assert share_inside(boxes, volume.shape) == pytest.approx(6 / (4 * 20 * 40))
     two = np.stack([boxes, boxes_in([1], (1, 0, 3, 3))], axis=1)  # overlapping boxes count once
@@ -181,7 +190,10 @@ def test_temporal_iou_by_hand():
 
 
 def test_temporal_iou_goes_by_the_profile_and_times_of_a_tube():
-    volume = np.random.default_rng(0).normal(size=(8, 6, 6)).astype(np.float32) + np.arange(8)[:, None, None] % 5
+    volume = (
+        np.random.default_rng(0).normal(size=(8, 6, 6)).astype(np.float32)
+        + np.arange(8)[:, None, None] % 5
+    )
     tube = wb.Tube(volume, 0, "a", None, np.arange(1), 1, volume, times=TIMES)
     said, true = tube.profile > tube.profile.max() / 2, (TIMES >= 0.5) & (TIMES < 1.5)
     assert temporal_iou(tube, (0.5, 1.5)) == (said & true).sum() / (said | true).sum()
@@ -195,17 +207,23 @@ def test_temporal_auc_by_hand():
     times = np.where(inside, 10.5, 0.0)
     assert temporal_auc(volume, (10, 11), times) == pytest.approx(12 / 15)
     tied = over_time([1, 1, 1, 2])
-    assert temporal_auc(tied, (0.5, 1.0), np.arange(4) / 4) == pytest.approx((0.5 + 0.5 + 1 + 1) / 4)
+    assert temporal_auc(tied, (0.5, 1.0), np.arange(4) / 4) == pytest.approx(
+        (0.5 + 0.5 + 1 + 1) / 4
+    )
 
 
-@given(arrays.arrays(np.int64, 8, elements=st.integers(-3, 3)), st.integers(0, 6), st.integers(1, 7))
+@given(
+    arrays.arrays(np.int64, 8, elements=st.integers(-3, 3)), st.integers(0, 6), st.integers(1, 7)
+)
 def test_temporal_auc_is_mann_whitneys(values, first, count):
     inside = np.zeros(8, dtype=bool)
     inside[first : first + count] = True
     if inside.all():
         inside[0] = False
     volume = np.repeat(values[:, None, None], 4, axis=2).astype(np.float32)
-    expected = mannwhitneyu(values[inside], values[~inside]).statistic / (inside.sum() * (~inside).sum())
+    expected = mannwhitneyu(values[inside], values[~inside]).statistic / (
+        inside.sum() * (~inside).sum()
+    )
     times = np.where(inside, 1.0, 0.0)
     assert temporal_auc(volume, (1, 2), times) == pytest.approx(expected)
     assert temporal_auc(-volume, (1, 2), times) == pytest.approx(1 - expected)
@@ -244,13 +262,18 @@ def test_intervals_that_cannot_be_scored_are_refused():
         temporal_auc(volume, (0, 2), TIMES)
 
 
-@given(arrays.arrays(np.float32, (2, 2, 3), elements=st.integers(-4, 4).map(float)), st.integers(0, 2**32 - 1))
+@given(
+    arrays.arrays(np.float32, (2, 2, 3), elements=st.integers(-4, 4).map(float)),
+    st.integers(0, 2**32 - 1),
+)
 def test_rank_correlation_is_scipys(a, seed):
     b = np.random.default_rng(seed).integers(-4, 4, a.shape).astype(np.float32)
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         assert np.isnan(rank_correlation(a, b))
     else:
-        assert rank_correlation(a, b) == pytest.approx(spearmanr(a, b, axis=None).statistic, abs=1e-12)
+        assert rank_correlation(a, b) == pytest.approx(
+            spearmanr(a, b, axis=None).statistic, abs=1e-12
+        )
         assert rank_correlation(a, np.exp(a)) == pytest.approx(1)
         assert rank_correlation(a, -a) == pytest.approx(-1)
 
@@ -259,7 +282,9 @@ def test_structural_similarity_is_that_of_the_scaled_volumes():
     rng = np.random.default_rng(2)
     a, b = rng.normal(size=(2, 8, 12, 10))
     unit = [(v - v.min()) / np.ptp(v) for v in (a, b)]
-    assert structural_similarity(a, b) == pytest.approx(skimage.metrics.structural_similarity(*unit, data_range=1))
+    assert structural_similarity(a, b) == pytest.approx(
+        skimage.metrics.structural_similarity(*unit, data_range=1)
+    )
     assert structural_similarity(a, 5 * a + 3) == pytest.approx(1)
     assert structural_similarity(a, -a) < 0
     assert np.isfinite(structural_similarity(a[:4], b[:4]))  # a window of 3
@@ -315,7 +340,11 @@ def test_deletion_and_insertion_by_hand(scene):
 def test_the_perfect_tube_is_best_and_the_inverted_one_worst(scene):
     clip, perfect = scene
     score = brightness(BOX)
-    volumes = [perfect + 0.01 * random_order(perfect.shape, 1, GRID), random_order(perfect.shape, 2, GRID), -perfect]
+    volumes = [
+        perfect + 0.01 * random_order(perfect.shape, 1, GRID),
+        random_order(perfect.shape, 2, GRID),
+        -perfect,
+    ]
     removed = [deletion(score, clip, volume, baseline=BLACK, grid=GRID).auc for volume in volumes]
     shown = [insertion(score, clip, volume, baseline=BLACK, grid=GRID).auc for volume in volumes]
     assert removed == sorted(removed)
@@ -326,7 +355,10 @@ def test_the_perfect_tube_is_best_and_the_inverted_one_worst(scene):
 
 def naive(kind, score, clip, volume, other, counts, grid):
     """Deletion and insertion once more, block by block."""
-    edges = [[range(n)[k * n // g : (k + 1) * n // g] for k in range(g)] for n, g in zip(volume.shape, grid)]
+    edges = [
+        [range(n)[k * n // g : (k + 1) * n // g] for k in range(g)]
+        for n, g in zip(volume.shape, grid)
+    ]
     blocks = [np.ix_(*block) for block in itertools.product(*edges)]
     blocks.sort(key=lambda block: -volume[block].mean())
     scores = []
@@ -356,7 +388,9 @@ def test_curves_are_those_of_a_plain_loop(way, baseline):
     counts = [0, 2, 6, 14, 24]  # 24 (k / 4)², rounded to even
     np.testing.assert_allclose(curve.share, np.array(counts) / 24)
     other = replacement(clip, baseline)
-    np.testing.assert_allclose(curve.score, naive(way.__name__, score, clip, volume, other, counts, grid))
+    np.testing.assert_allclose(
+        curve.score, naive(way.__name__, score, clip, volume, other, counts, grid)
+    )
     steps = np.diff(curve.share)
     assert curve.auc == pytest.approx(((curve.score[1:] + curve.score[:-1]) / 2 * steps).sum())
 
@@ -366,9 +400,13 @@ def test_blocks_that_do_not_fit_evenly_count_by_their_voxels():
     volume = np.random.default_rng(5).random((5, 7, 9))
     whole = (slice(None),) * 3
     other = np.zeros_like(clip.frames)
-    curve = deletion(brightness(whole), clip, volume, steps=np.linspace(0, 1, 9), baseline=other, grid=(2, 3, 4))
+    curve = deletion(
+        brightness(whole), clip, volume, steps=np.linspace(0, 1, 9), baseline=other, grid=(2, 3, 4)
+    )
     np.testing.assert_allclose(curve.score, 1 - curve.share)  # the score is the share that is left
-    fine = deletion(brightness(whole), clip, volume, baseline=other, grid=(99, 99, 99))  # at most one a voxel
+    fine = deletion(
+        brightness(whole), clip, volume, baseline=other, grid=(99, 99, 99)
+    )  # at most one a voxel
     np.testing.assert_allclose(fine.score, 1 - fine.share)
 
 
@@ -378,10 +416,13 @@ def test_a_constant_tube_is_the_random_order(scene):
     flat = np.full(perfect.shape, 0.1)
     aucs = [deletion(score, clip, flat, baseline=BLACK, grid=GRID, seed=seed).auc for seed in many]
     chance = [
-        deletion(score, clip, random_order(flat.shape, seed, GRID), baseline=BLACK, grid=GRID).auc for seed in many
+        deletion(score, clip, random_order(flat.shape, seed, GRID), baseline=BLACK, grid=GRID).auc
+        for seed in many
     ]
     assert np.std(aucs) > 0.01
-    assert abs(np.mean(aucs) - np.mean(chance)) < 3 * np.hypot(np.std(aucs), np.std(chance)) / np.sqrt(40)
+    assert abs(np.mean(aucs) - np.mean(chance)) < 3 * np.hypot(
+        np.std(aucs), np.std(chance)
+    ) / np.sqrt(40)
     again = deletion(score, clip, flat, baseline=BLACK, grid=GRID, seed=7)
     assert again.auc == aucs[7]
 

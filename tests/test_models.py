@@ -15,7 +15,7 @@ import torch
 
 import workbench as wb
 from workbench.models.checkpoints import read_checkpoint, read_file
-from workbench.models.mfnet import MFNet3d
+from workbench.models.networks.mfnet import MFNet3d
 
 REFERENCE = Path(__file__).parent / "reference" / "mfnet3d_state_dict.json"
 SMALL = dict(widths=(8, 16, 16, 16, 16), units=(1, 1, 1, 1), groups=4)
@@ -28,7 +28,9 @@ def published(tmp_path_factory):
     module = MFNet3d(5)
     path = tmp_path_factory.mktemp("checkpoints") / "mfnet3d.pth"
     state = {f"module.{name}": value for name, value in module.state_dict().items()}
-    torch.save({"epoch": 3, "state_dict": state, "optimizer": {"state": {}, "param_groups": []}}, path)
+    torch.save(
+        {"epoch": 3, "state_dict": state, "optimizer": {"state": {}, "param_groups": []}}, path
+    )
     return path, module
 
 
@@ -55,7 +57,9 @@ def test_mfnet_gives_the_published_map_size():
 def test_mfnet_s_last_stage_without_stride_has_finer_maps():
     for stride, size in ((2, 2), (1, 4)):
         module = MFNet3d(4, **SMALL, last_stride=stride).eval()
-        x = module.conv4(module.conv3(module.conv2(module.maxpool(module.conv1(torch.zeros(1, 3, 4, 64, 64))))))
+        x = module.conv4(
+            module.conv3(module.conv2(module.maxpool(module.conv1(torch.zeros(1, 3, 4, 64, 64)))))
+        )
         assert module.conv5(x).shape[-1] == size
 
 
@@ -81,13 +85,20 @@ def test_bare_and_safetensors_checkpoints_load_too(published, tmp_path):
     torch.save(module.state_dict(), tmp_path / "bare.pt")
     safetensors.torch.save_file(module.state_dict(), tmp_path / "bare.safetensors")
     for name in ("bare.pt", "bare.safetensors"):
-        model = wb.load_model("mfnet3d", checkpoint=str(tmp_path / name), classes=list("abcde"), device="cpu")
+        model = wb.load_model(
+            "mfnet3d", checkpoint=str(tmp_path / name), classes=list("abcde"), device="cpu"
+        )
         assert model.classes == list("abcde")
 
 
 def test_another_network_s_checkpoint_is_refused_with_what_is_missing_and_extra(tmp_path):
-    torch.save({"fc.weight": torch.zeros(2, 2), "conv1.conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"other\.pth.*420 missing.*1 extra: fc\.weight.*1 other shape: conv1"):
+    torch.save(
+        {"fc.weight": torch.zeros(2, 2), "conv1.conv.weight": torch.zeros(1)},
+        tmp_path / "other.pth",
+    )
+    with pytest.raises(
+        ValueError, match=r"other\.pth.*420 missing.*1 extra: fc\.weight.*1 other shape: conv1"
+    ):
         wb.load_model("mfnet3d", checkpoint=tmp_path / "other.pth")
 
 
@@ -95,7 +106,11 @@ def test_bad_checkpoints_are_refused(published, tmp_path):
     path, module = published
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
         wb.load_model("mfnet3d", checkpoint=tmp_path / "nowhere.pth")
-    for name, content in (("empty.pth", b""), ("text.pth", b"no checkpoint"), ("text.safetensors", b"no")):
+    for name, content in (
+        ("empty.pth", b""),
+        ("text.pth", b"no checkpoint"),
+        ("text.safetensors", b"no"),
+    ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=name):
             wb.load_model("mfnet3d", checkpoint=tmp_path / name)
@@ -133,9 +148,12 @@ def evil_files(folder, content):
 def test_a_checkpoint_runs_no_code(inside, tmp_path):
     mark, weight = tmp_path / "ran", {"weight": torch.zeros(1)}
     evil = Evil(mark) if inside == "state_dict" else argparse.Namespace(lr=0.1, more=Evil(mark))
-    for path in evil_files(tmp_path, {inside: evil, "state_dict" if inside == "args" else "more": weight}):
+    for path in evil_files(
+        tmp_path, {inside: evil, "state_dict" if inside == "args" else "more": weight}
+    ):
         with pytest.raises(
-            ValueError, match=rf"{path.name} needs (\w+\.)?exec, .*argparse\.Namespace.*weights_only=False"
+            ValueError,
+            match=rf"{path.name} needs (\w+\.)?exec, .*argparse\.Namespace.*weights_only=False",
         ):
             read_checkpoint(path)
         assert not mark.exists()
@@ -147,12 +165,19 @@ class Sneaky(argparse.Namespace):
 
 def test_exactly_argparse_s_namespace_is_let_through_and_only_here(tmp_path):
     before = torch.serialization.get_safe_globals()
-    content = {"state_dict": {"weight": torch.ones(2)}, "args": argparse.Namespace(lr=0.1, steps=[20, 40], arch="r50")}
+    content = {
+        "state_dict": {"weight": torch.ones(2)},
+        "args": argparse.Namespace(lr=0.1, steps=[20, 40], arch="r50"),
+    }
     for legacy in (False, True):
         torch.save(content, tmp_path / "epic.pth.tar", _use_new_zipfile_serialization=not legacy)
         assert read_checkpoint(tmp_path / "epic.pth.tar")["weight"].tolist() == [1, 1]
         assert read_file(tmp_path / "epic.pth.tar")["args"].steps == [20, 40]
-    for args, told in ((Sneaky(a=1), "Sneaky"), (argparse.HelpFormatter("x"), "HelpFormatter"), (Path("x"), "Path")):
+    for args, told in (
+        (Sneaky(a=1), "Sneaky"),
+        (argparse.HelpFormatter("x"), "HelpFormatter"),
+        (Path("x"), "Path"),
+    ):
         torch.save({**content, "args": args}, tmp_path / "other.pth")
         with pytest.raises(ValueError, match=rf"other\.pth needs [\w.]*{told}"):
             read_checkpoint(tmp_path / "other.pth")
@@ -186,7 +211,9 @@ def test_state_dicts_are_found_however_they_are_wrapped(wrap, legacy, tmp_path):
     }
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"state_dict": {}}, {}, torch.ones(2), {"a": {"b": 1}}])
+@pytest.mark.parametrize(
+    "content", [[1, 2], {"epoch": 3}, {"state_dict": {}}, {}, torch.ones(2), {"a": {"b": 1}}]
+)
 def test_files_without_a_state_dict_say_so(content, tmp_path):
     torch.save(content, tmp_path / "none.pth")
     with pytest.raises(ValueError, match=r"none\.pth holds no state dict"):
@@ -217,7 +244,9 @@ def test_the_oldest_tar_format_is_refused_with_a_reason(tmp_path):
 
 def test_batch_counts_may_be_missing_as_in_old_files(published, tmp_path):
     _, module = published
-    state = {name: value for name, value in module.state_dict().items() if "num_batches" not in name}
+    state = {
+        name: value for name, value in module.state_dict().items() if "num_batches" not in name
+    }
     torch.save(state, tmp_path / "old.pth")
     model = wb.load_model("mfnet3d", checkpoint=tmp_path / "old.pth", device="cpu")
     assert torch.equal(model.module.classifier.weight, module.classifier.weight)
@@ -262,7 +291,9 @@ def test_a_number_resizes_the_short_side_and_a_pair_squashes():
 
 def test_the_crop_is_the_centre():
     clip = clip_of()
-    np.testing.assert_array_equal(wb.InputSpec(frames=4, crop=10).view(clip).frames, clip.frames[:, 5:15, 15:25])
+    np.testing.assert_array_equal(
+        wb.InputSpec(frames=4, crop=10).view(clip).frames, clip.frames[:, 5:15, 15:25]
+    )
 
 
 def test_longer_clips_are_sampled_and_shorter_ones_refused():

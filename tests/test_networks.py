@@ -33,10 +33,14 @@ def built(name):
         module = build(name)
     x = clip_for(network.input, seed=1)
     model = wrap(module, network.input)
-    return SimpleNamespace(name=name, known=network, module=module, model=model, x=x, ex=wb.explain(model, x))
+    return SimpleNamespace(
+        name=name, known=network, module=module, model=model, x=x, ex=wb.explain(model, x)
+    )
 
 
-@pytest.fixture(scope="module", params=[*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)])
+@pytest.fixture(
+    scope="module", params=[*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)]
+)
 def case(request):
     """A network with its explanation; all tests of one network run before the next is built."""
     return built(request.param)
@@ -46,7 +50,9 @@ def logits_of(case, module=None):
     """Return the logits (N,) of the plain network, those before its softmax where it has one."""
     kept = []
     module = module or case.module
-    handle = module.get_submodule(case.known.before_softmax).register_forward_hook(lambda *args: kept.append(args[2]))
+    handle = module.get_submodule(case.known.before_softmax).register_forward_hook(
+        lambda *args: kept.append(args[2])
+    )
     try:
         module(case.known.input.arrange(case.x.clone()))
     finally:
@@ -75,13 +81,19 @@ def site_of(case, module, layer, change=None):
 
 def test_layer_grid_and_exactness_are_the_known_ones(case):
     ex, known = case.ex, case.known
-    assert (ex.layer, tuple(ex.activations.shape[1:]), ex.exact) == (known.layer, known.grid, known.exact)
+    assert (ex.layer, tuple(ex.activations.shape[1:]), ex.exact) == (
+        known.layer,
+        known.grid,
+        known.exact,
+    )
     assert np.isnan(ex.residual) if not known.exact else ex.residual < 1e-5
 
 
 def test_logits_are_those_of_the_plain_network(case):
     with torch.no_grad():
-        torch.testing.assert_close(case.ex.logits, logits_of(case), rtol=1e-4, atol=1e-4 * float(case.ex.logits.std()))
+        torch.testing.assert_close(
+            case.ex.logits, logits_of(case), rtol=1e-4, atol=1e-4 * float(case.ex.logits.std())
+        )
     assert case.ex.logits.shape == (CLASSES,)
 
 
@@ -110,7 +122,9 @@ def test_mean_of_the_map_plus_bias_is_every_logit_or_the_gradient_says_what_a_ma
     for number in range(CLASSES):
         (gain,) = torch.autograd.grad(logits[number], raise_by, retain_graph=True)
         assert float(gain.abs().max()) > 0
-        torch.testing.assert_close(ex.class_weights(number), gain, rtol=1e-3, atol=1e-4 * float(gain.abs().max()))
+        torch.testing.assert_close(
+            ex.class_weights(number), gain, rtol=1e-3, atol=1e-4 * float(gain.abs().max())
+        )
 
 
 def test_the_tube_has_the_clip_s_size_and_is_not_flat(case):
@@ -129,9 +143,19 @@ def state(module):
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     values = (*module.named_parameters(), *module.named_buffers())
     return (
-        [(name, part.training, *(len(getattr(part, each)) for each in hooks)) for name, part in module.named_modules()],
         [
-            (name, v.data_ptr(), v.stride(), v.requires_grad, v.grad is None, float(v.detach().sum()))
+            (name, part.training, *(len(getattr(part, each)) for each in hooks))
+            for name, part in module.named_modules()
+        ],
+        [
+            (
+                name,
+                v.data_ptr(),
+                v.stride(),
+                v.requires_grad,
+                v.grad is None,
+                float(v.detach().sum()),
+            )
             for name, v in values
         ],
     )
@@ -149,7 +173,9 @@ def test_the_network_is_given_back_as_it_came(case):
 def given_back(case, lent):
     """Explain a network in its own memory format or channels last, also with an error on the way."""
     module, x = case.module, case.x.clone()
-    leaves = [part for part in module.modules() if isinstance(part, (nn.Conv2d, nn.Conv3d, nn.Linear))]
+    leaves = [
+        part for part in module.modules() if isinstance(part, (nn.Conv2d, nn.Conv3d, nn.Linear))
+    ]
     first, last = leaves[0], leaves[-1]
     module.train()
     next(module.children()).eval()
@@ -186,7 +212,10 @@ def test_gradients_that_were_there_stay():
     case.module(case.x).sum().backward()
     before = [parameter.grad.clone() for parameter in case.module.parameters()]
     wb.explain(case.model, case.x, weights="gradient").tube(1)
-    assert all(torch.equal(parameter.grad, each) for parameter, each in zip(case.module.parameters(), before))
+    assert all(
+        torch.equal(parameter.grad, each)
+        for parameter, each in zip(case.module.parameters(), before)
+    )
 
 
 # By hand
@@ -200,7 +229,9 @@ def test_swin_s_tube_is_that_of_permuted_maps():
     for number in range(CLASSES):
         by_hand = torch.einsum("thwc,c->thw", output[0], case.module.head.weight[number].detach())
         tube = case.ex.tube(number)
-        np.testing.assert_allclose(tube.map, by_hand, rtol=0, atol=1e-5 * float(by_hand.abs().max()))
+        np.testing.assert_allclose(
+            tube.map, by_hand, rtol=0, atol=1e-5 * float(by_hand.abs().max())
+        )
 
 
 def test_s3d_s_all_negative_class_gives_a_signed_map():
@@ -240,7 +271,9 @@ def gradient_of(make, input, x):
     """Return (N, C, T', H', W') the gradients by the maps: LayerCAM keeps the positive ones, so ask twice."""
     both = [wb.explain(wrap(make(sign), input), x, weights="layer") for sign in (1, -1)]
     voxels = both[0].activations[0].numel()
-    parts = [torch.stack([ex.class_weights(i) for i in range(len(ex.logits))]) / voxels for ex in both]
+    parts = [
+        torch.stack([ex.class_weights(i) for i in range(len(ex.logits))]) / voxels for ex in both
+    ]
     return both[0], parts[0] - parts[1]
 
 
@@ -253,7 +286,9 @@ def test_on_a_linear_head_gradient_times_activation_and_bias_is_the_logit():
     assert float(gradient.std(dim=(2, 3, 4)).min()) > 0  # of one map, not the same everywhere
     by_gradient = wb.explain(wrap(OneLinear(), input), clip_for(input))
     for number in range(5):
-        torch.testing.assert_close(by_gradient.class_weights(number), gradient[number].sum((1, 2, 3)))
+        torch.testing.assert_close(
+            by_gradient.class_weights(number), gradient[number].sum((1, 2, 3))
+        )
 
 
 def test_on_x3d_s_head_made_linear_gradient_times_activation_and_bias_is_the_logit():
@@ -339,7 +374,9 @@ def test_gradient_plus_plus_is_equation_19(r3d):
         g, a = g[0].double(), kept[0][0].detach().double()
         alpha = torch.nan_to_num(g**2 / (2 * g**2 + g**3 * a.sum((1, 2, 3), keepdim=True)))
         by_hand = (alpha * g.relu()).sum((1, 2, 3)).float()
-        torch.testing.assert_close(ex.class_weights(number), by_hand, rtol=1e-3, atol=1e-4 * float(by_hand.abs().max()))
+        torch.testing.assert_close(
+            ex.class_weights(number), by_hand, rtol=1e-3, atol=1e-4 * float(by_hand.abs().max())
+        )
 
 
 def test_of_a_pooled_linear_head_all_weights_rise_with_the_class_weight(r3d):
@@ -369,7 +406,9 @@ def test_two_pathways_give_two_tubes_and_their_sum(slowfast):
     assert ex.pathways == ("blocks.4.multipathway_blocks.0", "blocks.4.multipathway_blocks.1")
     assert [tuple(maps.shape) for maps in ex.maps] == [(2048, 8, 2, 2), (256, 32, 2, 2)]
     slow, fast, both = (ex.tube(3, pathway=which) for which in (0, 1, None))
-    np.testing.assert_allclose(slow.volume + fast.volume, both.volume, atol=1e-5 * np.abs(both.volume).max())
+    np.testing.assert_allclose(
+        slow.volume + fast.volume, both.volume, atol=1e-5 * np.abs(both.volume).max()
+    )
     assert slow.volume.shape == fast.volume.shape == both.volume.shape == (32, 64, 64)
     assert slow.map.shape[0] == 8
     weight = slowfast.module.blocks[6].proj.weight[3].detach()
@@ -390,7 +429,9 @@ def test_slowfast_takes_what_pack_pathway_gives_and_changes_nothing_of_the_calle
     assert [part.shape[2] for part in arranged] == [8, 32]
     torch.testing.assert_close(arranged[0], slowfast.x[:, :, torch.linspace(0, 31, 8).long()])
     kept = []
-    handle = slowfast.module.register_forward_pre_hook(lambda _module, inputs: kept.append(list(inputs[0])))
+    handle = slowfast.module.register_forward_pre_hook(
+        lambda _module, inputs: kept.append(list(inputs[0]))
+    )
     x = slowfast.x.clone()
     wb.explain(slowfast.model, x)
     handle.remove()
@@ -402,7 +443,9 @@ def test_slowfast_takes_what_pack_pathway_gives_and_changes_nothing_of_the_calle
 # Pooling windows, zero heads: where the identity holds and yet says little
 
 
-@pytest.mark.parametrize(("name", "input"), [("slow", spec(4, 96)), ("slowfast", spec(32, 96, pathways=(4, 1)))])
+@pytest.mark.parametrize(
+    ("name", "input"), [("slow", spec(4, 96)), ("slowfast", spec(32, 96, pathways=(4, 1)))]
+)
 def test_a_clip_larger_than_the_pooling_window_keeps_the_maps_before_it(name, input):
     # PyTorchVideo's own preprocessing cuts 256 pixels and pools windows of 7×7 of 8×8 maps.
     pytest.importorskip("pytorchvideo")
@@ -414,7 +457,9 @@ def test_a_clip_larger_than_the_pooling_window_keeps_the_maps_before_it(name, in
 def test_a_head_of_zeros_proves_nothing():
     from torchvision.models import vit_b_16
 
-    module = wb.models.tsn.TSN(vit_b_16(image_size=32, num_classes=CLASSES)).eval()  # torchvision begins with zeros
+    module = wb.TSN(
+        vit_b_16(image_size=32, num_classes=CLASSES)
+    ).eval()  # torchvision begins with zeros
     input = spec(2, 32)
     with pytest.warns(UserWarning, match="all zeros"):
         ex = wb.explain(wrap(module, input), clip_for(input))
@@ -429,12 +474,18 @@ def test_a_head_of_zeros_proves_nothing():
 def test_picture_networks_keep_time(name):
     case = built(name)
     ex, known = case.ex, case.known
-    assert (ex.layer, tuple(ex.activations.shape[1:]), ex.exact) == (known.layer, known.grid, known.exact)
+    assert (ex.layer, tuple(ex.activations.shape[1:]), ex.exact) == (
+        known.layer,
+        known.grid,
+        known.exact,
+    )
     if known.exact:
         told = torch.tensor([float(ex.tube(i).map.mean()) for i in range(CLASSES)]) + ex.bias
         assert float((told - ex.logits).abs().max()) < 1e-4 * float(ex.logits.abs().max())
     # The maps of a frame are those of a clip of this frame alone.
-    alone = wb.explain(wrap(case.module, spec(1, case.x.shape[-1]), layer=ex.layer), case.x[:, :, 1:2])
+    alone = wb.explain(
+        wrap(case.module, spec(1, case.x.shape[-1]), layer=ex.layer), case.x[:, :, 1:2]
+    )
     limit = 1e-4 * float(ex.activations.abs().max())
     torch.testing.assert_close(alone.activations[:, 0], ex.activations[:, 1], rtol=1e-3, atol=limit)
     assert ex.tube().map.std() > 0
@@ -475,7 +526,10 @@ def wrapped(say, **options):
         (lambda _, verb, noun: {"verb": verb, "noun": noun}, ("verb", "noun")),
         (lambda _, verb, noun: (verb, noun), ("0", "1")),
         (lambda _, verb, noun: [verb, noun], ("0", "1")),
-        (lambda _, verb, noun: {"features": verb[:, None], "noun": noun, "logits": verb}, ("logits", "noun")),
+        (
+            lambda _, verb, noun: {"features": verb[:, None], "noun": noun, "logits": verb},
+            ("logits", "noun"),
+        ),
         (lambda me, verb, noun: {"verb": me.softmax(verb), "noun": noun}, ("verb", "noun")),
     ],
     ids=["dict", "tuple", "list", "logits first", "softmax on one"],
@@ -506,7 +560,9 @@ def test_several_outputs_are_explained_from_one_pass(say, names):
 
 def test_class_names_of_several_outputs():
     verbs, nouns = list("abcde"), [f"noun {i}" for i in range(9)]
-    _, model = wrapped(lambda _, verb, noun: {"verb": verb, "noun": noun}, classes={"verb": verbs, "noun": nouns})
+    _, model = wrapped(
+        lambda _, verb, noun: {"verb": verb, "noun": noun}, classes={"verb": verbs, "noun": nouns}
+    )
     ex = wb.explain(model, X)
     assert ex.classes == verbs
     assert ex.select("noun").classes == nouns
@@ -566,7 +622,9 @@ def test_a_module_compiled_in_place_is_explained():
     assert (ex.layer, ex.exact) == ("stem", True)
     torch.testing.assert_close(ex.logits, expected.logits)
     again = wb.explain(wrap(module, INPUT), X, weights="gradient")
-    torch.testing.assert_close(again.class_weights(1), expected.class_weights(1), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        again.class_weights(1), expected.class_weights(1), rtol=1e-4, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
@@ -600,7 +658,9 @@ def test_layer_and_head_override_what_would_be_found():
 
 def test_a_network_without_a_map_is_refused():
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 32 * 32, 6), nn.ReLU(), nn.Linear(6, 4))
-    with pytest.raises(ValueError, match=r"map on which the logits depend.*\(1, C, T', H', W'\).*layer="):
+    with pytest.raises(
+        ValueError, match=r"map on which the logits depend.*\(1, C, T', H', W'\).*layer="
+    ):
         wb.explain(wrap(flat, INPUT), X)
 
 
@@ -619,7 +679,9 @@ def test_nan_in_maps_is_said_with_the_first_layer_that_has_one():
 
     module, model = wrapped(lambda _, verb, __: verb)
     module.stem = nn.Sequential(module.stem[0], Root(), module.stem[2])
-    for _ in range(2):  # before anything is known of the network, and where its layer is known from a good clip
+    for _ in range(
+        2
+    ):  # before anything is known of the network, and where its layer is known from a good clip
         with pytest.raises(ValueError, match=r"layer 'stem\.1' is the first to give NaN"):
             wb.explain(model, X)
         model = wrap(module, INPUT)
@@ -639,8 +701,12 @@ def test_nan_in_the_input_is_refused():
 def test_the_wrong_number_of_channels_is_refused():
     with pytest.raises(ValueError, match=r"\(1, 3, T, H, W\).*\(1, 4, 8, 32, 32\)"):
         wb.explain(wrapped(lambda _, verb, __: verb)[1], torch.zeros(1, 4, 8, 32, 32))
-    grey = nn.Sequential(nn.Conv3d(1, 8, 4, 4), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(8, 5))
-    with pytest.raises(ValueError, match=r"Sequential does not take an input \(1, 3, 8, 32, 32\).*takes 1 channels"):
+    grey = nn.Sequential(
+        nn.Conv3d(1, 8, 4, 4), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(8, 5)
+    )
+    with pytest.raises(
+        ValueError, match=r"Sequential does not take an input \(1, 3, 8, 32, 32\).*takes 1 channels"
+    ):
         wb.explain(wrap(grey, INPUT), X)
 
 
@@ -650,7 +716,9 @@ def test_a_clip_of_the_wrong_length_is_refused():
         wb.explain(wrapped(lambda _, verb, __: verb)[1], short)
     # MViT has a place for each token, and so for each frame.
     x = clip_for(spec(10, 64))
-    with pytest.raises(ValueError, match=r"does not take an input \(1, 3, 10, 64, 64\).*InputSpec\(frames="):
+    with pytest.raises(
+        ValueError, match=r"does not take an input \(1, 3, 10, 64, 64\).*InputSpec\(frames="
+    ):
         wb.explain(wb.wrap_model(build("mvit_v2"), NETWORKS["mvit_v2"].input), x)
 
 

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workbench import overlays
-from workbench.clips import Clip
-from workbench.overlays import draw_boxes, filmstrip, focus, heat, save_picture, save_video
-from workbench.tubes import Tube
+from workbench.clips import writing
+from workbench.clips.clip import Clip
+from workbench.clips.writing import save_picture, save_video
+from workbench.saliency.tubes import Tube
+from workbench.views.overlays import focus, heat
+from workbench.views.pictures import draw_boxes, filmstrip
 
 
 def make_tube(volume, **fields) -> Tube:
@@ -45,7 +47,11 @@ def test_heat_of_white_under_white_stays_white():
     """8-bit sums that wrap around turn 255 + 255 into something dark."""
     frames = np.full((1, 1, 2, 3), 255, dtype=np.uint8)
     for alpha in (0.0, 0.3, 0.5, 1.0):
-        assert heat(frames, make_tube([[[0.0, 1.0]]]), alpha, "Greys")[0, 0, 0].tolist() == [255, 255, 255]
+        assert heat(frames, make_tube([[[0.0, 1.0]]]), alpha, "Greys")[0, 0, 0].tolist() == [
+            255,
+            255,
+            255,
+        ]
 
 
 def test_alpha_reaches_from_the_frames_to_the_colours(clip, tube):
@@ -163,7 +169,10 @@ def test_a_label_stands_above_the_box_or_in_it_where_there_is_no_room():
     assert 10 < rows[0].min() < rows[0].max() < 40
     assert 2 <= rows[1].min() < rows[1].max() < 40
     # At the far edge the label is moved in, and one wider than the frame is cut off.
-    assert draw_boxes(black, boxes + np.array([85, 0, 85, 0]), label="a long name" * 20).shape == black.shape
+    assert (
+        draw_boxes(black, boxes + np.array([85, 0, 85, 0]), label="a long name" * 20).shape
+        == black.shape
+    )
 
 
 def test_boxes_that_are_none_are_refused(clip):
@@ -188,7 +197,12 @@ def numbered(count: int = 9, height: int = 20, width: int = 30) -> np.ndarray:
 def test_a_filmstrip_spreads_its_frames_evenly_over_the_clip():
     strip = filmstrip(numbered(9), count=4, gap=2)
     assert strip.shape == (20, 4 * 30 + 3 * 2, 3)
-    assert strip[10, [15, 47, 79, 111], 0].tolist() == [0, 20, 50, 80]  # linspace(0, 8, 4) rounded down
+    assert strip[10, [15, 47, 79, 111], 0].tolist() == [
+        0,
+        20,
+        50,
+        80,
+    ]  # linspace(0, 8, 4) rounded down
     assert strip[10, 31].tolist() == [255, 255, 255]
     assert filmstrip(numbered(3), count=8, gap=0).shape == (20, 90, 3)
 
@@ -255,7 +269,9 @@ def read_mp4(path) -> tuple[np.ndarray, float]:
         assert stream.codec_context.name == "h264"
         assert stream.codec_context.pix_fmt == "yuv420p"
         assert stream.average_rate is not None
-        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(stream)]), stream.average_rate
+        return np.stack(
+            [f.to_ndarray(format="rgb24") for f in container.decode(stream)]
+        ), stream.average_rate
 
 
 @pytest.mark.parametrize("fps", [25, 12.5, 29.97])
@@ -322,7 +338,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
             part.write_bytes(b"half")
             raise failure
 
-        monkeypatch.setattr(overlays, "_write_gif", fail)
+        monkeypatch.setattr(writing, "_write_gif", fail)
         with pytest.raises(failure):
             save_video(path, moving_bar(), 10)
         assert [p.name for p in tmp_path.iterdir()] == ["bar.gif"]

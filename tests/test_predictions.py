@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import workbench as wb
-from workbench.models import VideoModel
+from workbench.models.video_model import VideoModel
 
 CLASSES = ["dark", "grey", "bright"]
 
@@ -33,7 +33,9 @@ def made(brightness: list[float], labels: list[str], **columns: list[object]) ->
         if row["level"] < 0:
             raise wb.ClipError("x.avi: damaged")
         assert (frames, stride) == (4, None)
-        return wb.Clip(torch.full((4, 8, 8, 3), round(255 * row["level"]), dtype=torch.uint8).numpy(), fps=4)
+        return wb.Clip(
+            torch.full((4, 8, 8, 3), round(255 * row["level"]), dtype=torch.uint8).numpy(), fps=4
+        )
 
     return wb.Dataset(index, CLASSES, read, "patches")
 
@@ -47,7 +49,9 @@ def test_a_row_a_clip_right_or_wrong(model: VideoModel) -> None:
     total = 1 + torch.tensor([-5.0, -20.0]).exp().sum()  # of e^0, e^-5, e^-20
     assert rows["probability"].tolist() == pytest.approx([float(1 / total)] * 3, rel=1e-5)
     wrong = float(torch.tensor(-20.0).exp() / total)
-    assert rows["true probability"].tolist() == pytest.approx([float(1 / total), wrong, float(1 / total)], rel=1e-5)
+    assert rows["true probability"].tolist() == pytest.approx(
+        [float(1 / total), wrong, float(1 / total)], rel=1e-5
+    )
 
 
 def test_no_clips_make_an_empty_table(model: VideoModel) -> None:
@@ -64,12 +68,16 @@ def test_a_clip_that_cannot_be_read_is_named(model: VideoModel) -> None:
 
 def test_a_clip_that_is_not_on_the_disk_is_named_before_the_work(model: VideoModel) -> None:
     data = made([-1.0, 0.0], ["dark", "dark"], present=[True, False])
-    with pytest.raises(FileNotFoundError, match=r"1 of 2 clips .* the first 'clip 1': give data.present\(\)"):
+    with pytest.raises(
+        FileNotFoundError, match=r"1 of 2 clips .* the first 'clip 1': give data.present\(\)"
+    ):
         wb.predictions(model, data, progress=False)
 
 
 def test_a_class_that_the_network_lacks_is_named(model: VideoModel) -> None:
-    with pytest.raises(ValueError, match=r"clip 'clip 0': class 'Dark' is not among the 3 of by brightness"):
+    with pytest.raises(
+        ValueError, match=r"clip 'clip 0': class 'Dark' is not among the 3 of by brightness"
+    ):
         wb.predictions(model, made([0.0], ["Dark"]), progress=False)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import workbench as wb
-from workbench import samples, scenes
+from workbench.datasets import samples, scenes
 
 
 @pytest.mark.parametrize("split", samples.SPLITS)
@@ -79,7 +79,15 @@ def test_a_frame_is_the_same_whichever_others_are_drawn():
 def test_lift_is_lower_backwards_and_open_is_close_backwards():
     times = np.linspace(0, 1, 11)
     facts = dict(
-        shape="disc", colour=(1, 2, 3), texture="plain", x=0.5, y=0.7, size=0.1, start=0.0, stop=1.0, swing=0.3
+        shape="disc",
+        colour=(1, 2, 3),
+        texture="plain",
+        x=0.5,
+        y=0.7,
+        size=0.1,
+        start=0.0,
+        stop=1.0,
+        swing=0.3,
     )
     lift = scenes.pose(scenes.Actor(action="lift", **facts), times)
     lower = scenes.pose(scenes.Actor(action="lower", **{**facts, "y": 0.4}), times)
@@ -161,8 +169,12 @@ def test_what_is_not_there_is_named():
 
 def test_shipped_files_are_those_recorded():
     root = samples.FOLDER
-    listed = dict(line.split("  ", 1)[::-1] for line in (root / "SHA256SUMS").read_text().splitlines())
-    found = {str(path.relative_to(root).as_posix()) for path in root.rglob("*") if path.is_file()} - {
+    listed = dict(
+        line.split("  ", 1)[::-1] for line in (root / "SHA256SUMS").read_text().splitlines()
+    )
+    found = {
+        str(path.relative_to(root).as_posix()) for path in root.rglob("*") if path.is_file()
+    } - {
         "SHA256SUMS",
         "README.md",
     }
@@ -175,7 +187,9 @@ def test_shipped_files_are_those_recorded():
 @pytest.mark.parametrize("split", samples.SPLITS)
 def test_the_shortest_clips_can_be_drawn(split):
     for seed in range(5):
-        clip = wb.samples.make_clip("lift", seed, split=split, size=(24, 32), duration=samples.SHORTEST)
+        clip = wb.samples.make_clip(
+            "lift", seed, split=split, size=(24, 32), duration=samples.SHORTEST
+        )
         assert all(0 <= a.start < a.stop <= samples.SHORTEST for a in clip.actions)
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 import workbench as wb
-from workbench.metrics import rank_correlation, structural_similarity
-from workbench.sanity import cascading_randomisation
+from workbench.metrics.agreement import rank_correlation, structural_similarity
+from workbench.saliency.tubes import upsample
+from workbench.studies.randomisation import cascading_randomisation
 
 STAGES = ["classifier", "tail", "conv5", "conv4", "conv3", "conv2", "conv1"]
 
@@ -38,7 +39,9 @@ def test_the_trained_network_is_randomised_from_the_head_down(model, clip):
     assert rows["SSIM"].iloc[-1] < 0.7
     for name, value in model.module.state_dict().items():
         assert torch.equal(value, before[name]), name
-    again, other = (cascading_randomisation(model, clip, stages=STAGES[:2], seed=seed) for seed in (2, 3))
+    again, other = (
+        cascading_randomisation(model, clip, stages=STAGES[:2], seed=seed) for seed in (2, 3)
+    )
     pd.testing.assert_frame_equal(rows[:2], again, atol=1e-3)
     assert (other["rank correlation"] - again["rank correlation"]).abs().min() > 1e-3
 
@@ -50,9 +53,11 @@ def test_the_first_stage_is_the_tube_of_a_shuffled_head(model, clip):
     order = torch.randperm(len(weight), generator=torch.Generator().manual_seed(4))
     shuffled = weight[order].view(len(ex.classes), -1)[ex.class_id("lift")]
     low = torch.einsum("c,cthw->thw", shuffled.clamp(min=0), ex.activations)
-    tube = wb.tubes.upsample(low, (16, 112, 112)).numpy()
+    tube = upsample(low, (16, 112, 112)).numpy()
     original = ex.tube("lift", tau=0.0)
-    assert rows["rank correlation"].item() == pytest.approx(rank_correlation(original, tube), abs=1e-3)
+    assert rows["rank correlation"].item() == pytest.approx(
+        rank_correlation(original, tube), abs=1e-3
+    )
     assert rows["SSIM"].item() == pytest.approx(structural_similarity(original, tube), abs=1e-3)
 
 
@@ -75,7 +80,10 @@ def test_what_learnt_nothing_stays_alike_and_parameters_outside_all_parts_come_l
     frames = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
     model = wb.wrap_model(Brightness(), wb.InputSpec(frames=16), layer="pool")
     rows = cascading_randomisation(model, wb.Clip(frames, 25.0))
-    assert rows["layer"].tolist() == ["head", "(own parameters)"]  # pooling has nothing to randomise
+    assert rows["layer"].tolist() == [
+        "head",
+        "(own parameters)",
+    ]  # pooling has nothing to randomise
     assert rows["share"].tolist() == pytest.approx([4 / 5, 1])
     assert rows["rank correlation"].tolist() == pytest.approx([1, 1])
     assert rows["SSIM"].tolist() == pytest.approx([1, 1])

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import workbench as wb
-from workbench import charts, evaluation, study
+from workbench.studies import charts, evaluation, study
 
 matplotlib.use("agg")
 
@@ -16,7 +16,12 @@ matplotlib.use("agg")
 def test_parts_cover_every_clip_of_every_split_once():
     parts = study.parts(50)
     assert len({part.name for part in parts}) == len(parts)
-    for what, splits, size in (("methods", 4, 50), ("centred", 4, 50), ("randomisation", 4, 50), ("shares", 2, 25)):
+    for what, splits, size in (
+        ("methods", 4, 50),
+        ("centred", 4, 50),
+        ("randomisation", 4, 50),
+        ("shares", 2, 25),
+    ):
         mine = [part for part in parts if part.what == what]
         clips = [name for part in mine for name in part.data.index.index]
         assert len(clips) == len(set(clips)) == splits * size
@@ -26,7 +31,9 @@ def test_the_share_of_all_features_is_the_tube_as_it_is():
     model = wb.load_model("samples/mfnet", device="cpu")
     clip = model.input.view(wb.samples.make_clip("stir", seed=5))
     tubes = {name: method(clip, "stir") for name, method in study.shares(model).items()}
-    np.testing.assert_allclose(tubes["1"].volume, wb.explain(model, clip).tube("stir").volume, atol=1e-4)
+    np.testing.assert_allclose(
+        tubes["1"].volume, wb.explain(model, clip).tube("stir").volume, atol=1e-4
+    )
     assert [tubes[name].kept for name in ("0.5", "0.25", "0.02")] == [64, 32, 3]
 
 
@@ -34,9 +41,13 @@ def test_gradient_weights_are_the_class_weights_on_the_shipped_network():
     mfnet, tsn = (wb.load_model(f"samples/{name}", device="cpu") for name in ("mfnet", "tsn"))
     compared = study.methods(mfnet, tsn)
     clip = mfnet.input.view(wb.samples.make_clip("open", seed=6))
-    tube, gradient = (compared[name](clip, "open").volume for name in ("MFNet tube", "MFNet, gradient weights"))
+    tube, gradient = (
+        compared[name](clip, "open").volume for name in ("MFNet tube", "MFNet, gradient weights")
+    )
     np.testing.assert_allclose(tube, gradient, atol=1e-3 * np.abs(tube).max())
-    assert not np.allclose(tube, compared["TSN tube"](clip, "open").volume, atol=0.1 * np.abs(tube).max())
+    assert not np.allclose(
+        tube, compared["TSN tube"](clip, "open").volume, atol=0.1 * np.abs(tube).max()
+    )
 
 
 @pytest.mark.slow
@@ -44,7 +55,9 @@ def test_what_is_measured_already_is_not_measured_again(tmp_path, monkeypatch):
     done, missing = study.Part("methods", "edge", 0, 2), study.Part("methods", "pair", 0, 2)
     others = [study.Part(what, "edge", 0, 2) for what in ("shares", "centred", "randomisation")]
     monkeypatch.setattr(study, "parts", lambda clips: [done, missing, *others])
-    kept = pd.DataFrame({"data": ["samples, edge"], "clip": ["kept"], "method": ["kept"], "deletion": [0.5]})
+    kept = pd.DataFrame(
+        {"data": ["samples, edge"], "clip": ["kept"], "method": ["kept"], "deletion": [0.5]}
+    )
     for part in (done, *others):
         kept.to_csv(tmp_path / part.name, index=False)
     tables = study.run(tmp_path, clips=2, workers=1)
@@ -72,7 +85,9 @@ def means() -> pd.DataFrame:
 
 
 def test_dots_have_a_panel_a_data_set_and_a_row_a_method(means):
-    figure = charts.dots(means, "deletion", highlight=["tube"], marks={"chance": 0.5}, title="Deletion")
+    figure = charts.dots(
+        means, "deletion", highlight=["tube"], marks={"chance": 0.5}, title="Deletion"
+    )
     assert [ax.get_title() for ax in figure.axes] == ["iid", "pair"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["chance", "tube"]
     row = means[(means["metric"] == "deletion") & (means["method"] == "tube")].iloc[0]

@@ -7,9 +7,18 @@ import pytest
 import torch
 
 import workbench as wb
-from workbench import samples
-from workbench.evaluation import randomised, summary
-from workbench.training import RECIPE, Stage, record, sample_batches, save_weights, small_mfnet, train_on_samples
+from workbench.datasets import samples
+from workbench.studies.evaluation import summary
+from workbench.studies.randomisation import randomised
+from workbench.training.sample_networks import (
+    RECIPE,
+    Stage,
+    record,
+    sample_batches,
+    save_weights,
+    small_mfnet,
+    train_on_samples,
+)
 
 TINY = Stage(pixels=32, steps=3, batch=2, rate=1e-3)
 
@@ -17,7 +26,9 @@ TINY = Stage(pixels=32, steps=3, batch=2, rate=1e-3)
 def test_batches_are_fresh_reproducible_and_labelled():
     first = next(iter(sample_batches(Stage(32, 1, 8, 1e-3, mix={"pair": 1.0}), workers=0)))
     again = next(iter(sample_batches(Stage(32, 1, 8, 1e-3, mix={"pair": 1.0}), workers=0)))
-    other = next(iter(sample_batches(Stage(32, 1, 8, 1e-3, mix={"pair": 1.0}), first_seed=8, workers=0)))
+    other = next(
+        iter(sample_batches(Stage(32, 1, 8, 1e-3, mix={"pair": 1.0}), first_seed=8, workers=0))
+    )
     assert first[0].shape == (8, 16, 32, 32, 3)
     assert torch.equal(first[0], again[0])
     assert not torch.equal(first[0], other[0])
@@ -37,9 +48,17 @@ def test_training_changes_the_weights_and_reports_every_step():
     model = small_mfnet()
     before = [p.clone() for p in model.module.parameters()]
     steps = []
-    trained = train_on_samples(model, [TINY, Stage(32, 9, 2, 1e-3, stop=2)], report=steps.append, workers=0)
+    trained = train_on_samples(
+        model, [TINY, Stage(32, 9, 2, 1e-3, stop=2)], report=steps.append, workers=0
+    )
     assert trained is model
-    assert [(step["stage"], step["step"]) for step in steps] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
+    assert [(step["stage"], step["step"]) for step in steps] == [
+        (0, 0),
+        (0, 1),
+        (0, 2),
+        (1, 0),
+        (1, 1),
+    ]
     assert all(np.isfinite(step["loss"]) for step in steps)
     assert any(not torch.equal(a, b) for a, b in zip(before, model.module.parameters()))
     assert not model.module.training
@@ -74,7 +93,9 @@ def test_the_record_of_the_shipped_network_is_that_of_the_recipe():
 def test_shuffled_weights_keep_shapes_and_scale_and_lose_the_rest():
     model = wb.load_model("samples/mfnet", device="cpu")
     shuffled = randomised(model, seed=3)
-    for (name, own), other in zip(model.module.state_dict().items(), shuffled.module.state_dict().values()):
+    for (name, own), other in zip(
+        model.module.state_dict().items(), shuffled.module.state_dict().values()
+    ):
         torch.testing.assert_close(own.flatten().sort().values, other.flatten().sort().values)
         if own.numel() > 1000:
             assert not torch.equal(own, other), name
@@ -100,4 +121,8 @@ def test_evaluation_needs_clips_with_a_known_answer():
     clip = wb.Clip(np.zeros((16, 32, 32, 3), dtype=np.uint8), 25.0)
     index = wb.samples.dataset("iid", 1).index
     with pytest.raises(ValueError, match="no annotated action"):
-        wb.evaluate(model, wb.Dataset(index, list(samples.CLASSES), lambda row, frames, stride: clip), progress=False)
+        wb.evaluate(
+            model,
+            wb.Dataset(index, list(samples.CLASSES), lambda row, frames, stride: clip),
+            progress=False,
+        )

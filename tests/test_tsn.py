@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from workbench.models.bninception import BNInception
-from workbench.models.tsn import TSN, SmallResNet, classifier_of, replaced
+from workbench.models.networks.bninception import BNInception
+from workbench.models.networks.small_resnet import SmallResNet
+from workbench.models.networks.tsn import TSN, classifier_of, replaced
 
 REFERENCE = Path(__file__).parent / "reference" / "bninception.json"
 HEADS = {"verb": 3, "noun": 4}
@@ -43,7 +44,9 @@ def test_heads_share_the_backbone_and_give_a_dict():
     backbone.classifier.register_forward_pre_hook(lambda _, args: features.append(args[0]))
     for t in range(3):
         backbone(x[:, :, t])
-    pooled = torch.stack(features).mean(0)  # the mean may be taken before a linear head as well as after
+    pooled = torch.stack(features).mean(
+        0
+    )  # the mean may be taken before a linear head as well as after
     for name, count in HEADS.items():
         assert out[name].shape == (2, count)
         torch.testing.assert_close(out[name], getattr(module, f"fc_{name}")(pooled))
@@ -98,7 +101,10 @@ class Odd(nn.Module):
         ((nn.Linear(6, 4),), "after.0"),
         ((nn.Linear(6, 4), nn.Dropout(0.5), nn.Identity()), "after.0"),
         ((nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4)), "after.2"),
-        ((nn.Linear(6, 4), nn.ReLU(inplace=True)), None),  # the same tensor, but not what the layer gave
+        (
+            (nn.Linear(6, 4), nn.ReLU(inplace=True)),
+            None,
+        ),  # the same tensor, but not what the layer gave
         ((nn.Linear(6, 4), nn.Softmax(1)), None),
         ((nn.Identity(),), None),
     ],
@@ -163,7 +169,9 @@ def test_a_backbone_by_name_comes_from_timm():
         TSN("timm/resnet10x")
 
 
-@pytest.mark.parametrize(("name", "library"), [("resnet18", "torchvision"), ("timm/resnet18", "timm")])
+@pytest.mark.parametrize(
+    ("name", "library"), [("resnet18", "torchvision"), ("timm/resnet18", "timm")]
+)
 def test_a_missing_library_is_said_with_what_to_install(name, library, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
     if library == "torchvision":
@@ -197,7 +205,9 @@ def test_classifiers_of_other_libraries_networks(name, classifier):
 
 def test_bninception_has_the_published_names_and_shapes():
     expected = json.loads(REFERENCE.read_text())["shapes"]
-    assert {name: list(value.shape) for name, value in BNInception().state_dict().items()} == expected
+    assert {
+        name: list(value.shape) for name, value in BNInception().state_dict().items()
+    } == expected
 
 
 @torch.no_grad()
@@ -205,7 +215,9 @@ def test_bninception_computes_what_the_port_of_the_caffe_network_does():
     """The reference's logits are those of pretrainedmodels 0.7.4 with the same weights and picture."""
     module = BNInception(5).eval()
     for number, (name, value) in enumerate(sorted(module.state_dict().items())):
-        wave = torch.sin(torch.arange(value.numel(), dtype=torch.float64) * 0.37 + number).view(value.shape)
+        wave = torch.sin(torch.arange(value.numel(), dtype=torch.float64) * 0.37 + number).view(
+            value.shape
+        )
         if name.endswith("running_var"):
             wave = 1 + 0.5 * wave
         elif name.endswith("_bn.weight"):
@@ -216,6 +228,10 @@ def test_bninception_computes_what_the_port_of_the_caffe_network_does():
             wave = 0.1 * wave
         if not name.endswith("num_batches_tracked"):
             value.copy_(wave)
-    picture = torch.sin(torch.arange(3 * 224 * 224, dtype=torch.float64) * 0.011).view(1, 3, 224, 224).float()
+    picture = (
+        torch.sin(torch.arange(3 * 224 * 224, dtype=torch.float64) * 0.011)
+        .view(1, 3, 224, 224)
+        .float()
+    )
     expected = torch.tensor(json.loads(REFERENCE.read_text())["logits"])
     torch.testing.assert_close(module(picture)[0], expected, rtol=0, atol=1e-4)

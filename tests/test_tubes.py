@@ -7,12 +7,14 @@ import pytest
 import scipy.ndimage
 import torch
 
-from workbench.tubes import Tube, activation_map, keep_features, spline_matrix, upsample
+from workbench.saliency.tubes import Tube, activation_map, keep_features, spline_matrix, upsample
 
 
 def random_maps(channels=12, size=(4, 5, 3), seed=0):
     rng = np.random.default_rng(seed)
-    return rng.standard_normal((channels, *size)).astype(np.float32), rng.standard_normal(channels).astype(np.float32)
+    return rng.standard_normal((channels, *size)).astype(np.float32), rng.standard_normal(
+        channels
+    ).astype(np.float32)
 
 
 def tube_of(volume, **changes):
@@ -135,7 +137,9 @@ def test_centred_cells_lie_at_the_middle_of_their_share():
     ends, centred = (upsample(low, (16, 30, 30), each).numpy() for each in (False, True))
     # Cell 1 of 0-3 on 0-15, 3 and 1 of 0-4 on 0-29; or each in the middle of its 4 frames and 6 pixels.
     for volume, place in ((ends, (5, 21.75, 7.25)), (centred, (5.5, 20.5, 8.5))):
-        assert np.abs(np.array(np.unravel_index(volume.argmax(), volume.shape)) - place).max() <= 0.75
+        assert (
+            np.abs(np.array(np.unravel_index(volume.argmax(), volume.shape)) - place).max() <= 0.75
+        )
     expected = scipy.ndimage.zoom(low.numpy(), (4, 6, 6), order=3, grid_mode=True, mode="nearest")
     np.testing.assert_allclose(centred, expected, atol=1e-5)
 

@@ -17,13 +17,21 @@ import torch
 from torch import nn
 
 import workbench as wb
-from workbench.datasets import Dataset
-from workbench.models import InputSpec, VideoModel
-from workbench.models.mfnet import MFNet3d
-from workbench.models.zoo import read_checkpoint
-from workbench.samples import make_clip
-from workbench.tuning.augmentation import Feed, Plan, loader, random_view, random_window, sided_classes
-from workbench.tuning.checkpoints import read_state, write_state
+from workbench.datasets.samples import make_clip
+from workbench.datasets.table import Dataset
+from workbench.models.checkpoints import read_checkpoint
+from workbench.models.input_spec import InputSpec
+from workbench.models.networks.mfnet import MFNet3d
+from workbench.models.video_model import VideoModel
+from workbench.training.augmentation import (
+    Feed,
+    Plan,
+    loader,
+    random_view,
+    random_window,
+    sided_classes,
+)
+from workbench.training.run_checkpoints import read_state, write_state
 
 SPEC = InputSpec(frames=4, resize=(32, 32), stride=2, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 FPS = 25.0
@@ -45,7 +53,11 @@ class Reader:
             self.before_read(row)
         clip = self.video
         if self.honest:
-            clip = clip.select(np.flatnonzero((clip.times > row["start"] - 1e-6) & (clip.times < row["stop"] - 1e-6)))
+            clip = clip.select(
+                np.flatnonzero(
+                    (clip.times > row["start"] - 1e-6) & (clip.times < row["stop"] - 1e-6)
+                )
+            )
         if frames is not None:
             clip = clip.sample(frames, stride)
         self.reads.append(clip.indices)
@@ -70,16 +82,22 @@ def toy(count: int = 8, classes: tuple[str, ...] = ("dark", "light"), **options:
 
 def tiny(classes: tuple[str, ...] = ("dark", "light"), spec: InputSpec = SPEC) -> VideoModel:
     torch.manual_seed(1)
-    module = MFNet3d(len(classes), widths=(8, 16, 16, 16, 16), units=(1, 1, 1, 1), groups=4, last_stride=1)
+    module = MFNet3d(
+        len(classes), widths=(8, 16, 16, 16, 16), units=(1, 1, 1, 1), groups=4, last_stride=1
+    )
     for part in module.modules():
         if isinstance(part, nn.BatchNorm3d):
             part.momentum = 0.5  # so that its statistics keep up with so few steps
     return wb.wrap_model(module, spec, classes, name="tiny")
 
 
-def tune(data: Dataset | None = None, model: VideoModel | None = None, **options: Any) -> wb.Training:
+def tune(
+    data: Dataset | None = None, model: VideoModel | None = None, **options: Any
+) -> wb.Training:
     options = {"epochs": 2, "batch": 3, "workers": 0, "progress": False, "rate": 3e-3, **options}
-    return wb.fine_tune(tiny() if model is None else model, toy() if data is None else data, **options)
+    return wb.fine_tune(
+        tiny() if model is None else model, toy() if data is None else data, **options
+    )
 
 
 # What it learns, and what it leaves alone
@@ -105,7 +123,9 @@ def test_it_learns_and_says_so() -> None:
     assert "validation 100.0%" in repr(done)
     # the model handed in, and the random state, are as before
     assert model.module.training
-    assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())
+    assert all(
+        torch.equal(value, before[name]) for name, value in model.module.state_dict().items()
+    )
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
@@ -114,17 +134,27 @@ def test_the_model_returned_is_of_the_best_epoch() -> None:
     done = tune(data, epochs=4, rate=1e-2, validation=data)
     scores = done.epochs["validation accuracy"]
     assert scores[done.epoch] == scores.max()
-    hits = [done.model.logits(clip).argmax() == number for clip, number in zip(data, data.index["class_id"])]
+    hits = [
+        done.model.logits(clip).argmax() == number
+        for clip, number in zip(data, data.index["class_id"])
+    ]
     assert np.mean(hits) == pytest.approx(scores.max())
 
 
 def test_a_reader_that_cannot_be_sent_is_read_from_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where workers are not forked: on macOS and Windows."""
     data = toy()
-    local = Dataset(data.index, data.classes, lambda row, frames, stride: data.reader(row, frames, stride), "toy")
+    local = Dataset(
+        data.index,
+        data.classes,
+        lambda row, frames, stride: data.reader(row, frames, stride),
+        "toy",
+    )
     feed = Feed(local, SPEC, seed=None)
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.warns(UserWarning, match=r"read in this process, not by 2 workers: .* cannot be sent"):
+    with pytest.warns(
+        UserWarning, match=r"read in this process, not by 2 workers: .* cannot be sent"
+    ):
         batches = loader(feed, [[(0, 0), (0, 1)]], workers=2)
     assert batches.num_workers == 0
     ((frames, targets),) = batches
@@ -142,7 +172,9 @@ def test_head_only_changes_nothing_else() -> None:
     model = tiny()
     done = tune(model=model, head_only=True)
     for name, value in done.model.module.state_dict().items():
-        assert torch.equal(value, model.module.state_dict()[name]) == (not name.startswith("classifier")), name
+        assert torch.equal(value, model.module.state_dict()[name]) == (
+            not name.startswith("classifier")
+        ), name
     assert all(parameter.requires_grad for parameter in done.model.module.parameters())
 
 
@@ -191,14 +223,18 @@ def test_a_convolution_is_a_head_too() -> None:
 
 def test_a_head_that_is_none_is_refused() -> None:
     model = wb.wrap_model(Convolved(5), SPEC, list("abcde"))
-    with pytest.raises(ValueError, match=r"'ends.0' is no linear head .* body \(4 outputs\), ends.1 \(5 outputs\)"):
+    with pytest.raises(
+        ValueError, match=r"'ends.0' is no linear head .* body \(4 outputs\), ends.1 \(5 outputs\)"
+    ):
         tune(model=model, head="ends.0")
     with pytest.raises(KeyError, match="no layer 'end'"):
         tune(model=model, head="end")
     with pytest.raises(ValueError, match=r"Name with head=.*: none"):
         tune(model=wb.wrap_model(nn.Flatten(), SPEC))
     twice = wb.wrap_model(Twice(2), SPEC)
-    with pytest.raises(ValueError, match=r"expected the network to return logits \(3, 2\), got \(3, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"expected the network to return logits \(3, 2\), got \(3, 4\)"
+    ):
         tune(model=twice)
 
 
@@ -238,9 +274,16 @@ def test_a_segment_shorter_than_the_window_is_read_as_the_data_set_reads_it() ->
 
 @pytest.mark.parametrize(
     ("resize", "crop", "size"),
-    [((32, 32), None, (32, 32)), ((40, 40), 32, (32, 32)), (36, (20, 32), (20, 32)), (None, None, (48, 64))],
+    [
+        ((32, 32), None, (32, 32)),
+        ((40, 40), 32, (32, 32)),
+        (36, (20, 32), (20, 32)),
+        (None, None, (48, 64)),
+    ],
 )
-def test_views_have_the_size_that_the_network_takes(resize: Any, crop: Any, size: tuple[int, int]) -> None:
+def test_views_have_the_size_that_the_network_takes(
+    resize: Any, crop: Any, size: tuple[int, int]
+) -> None:
     clip = make_clip("stir", size=(48, 64)).select(range(4))
     kept = clip.frames.copy()
     spec = InputSpec(frames=4, resize=resize, crop=crop)
@@ -258,7 +301,9 @@ def test_flips_mirror_half_of_the_clips_or_none() -> None:
     clip, spec = wb.Clip(ramp, 25), InputSpec(frames=4, resize=(32, 32))
 
     def mirrored(flip: bool) -> float:
-        views = [random_view(clip, spec, np.random.default_rng(seed), flip=flip) for seed in range(100)]
+        views = [
+            random_view(clip, spec, np.random.default_rng(seed), flip=flip) for seed in range(100)
+        ]
         return float(np.mean([view[0, 0, 0, 0] > view[0, 0, -1, 0] for view in views]))
 
     assert 0.35 < mirrored(True) < 0.65
@@ -266,7 +311,14 @@ def test_flips_mirror_half_of_the_clips_or_none() -> None:
 
 
 def test_left_and_right_are_found_among_the_words() -> None:
-    sided = ["turn left", "SwipeRight", "push_leftward", "Left-Handed", "RotateClockwise", "anticlockwise"]
+    sided = [
+        "turn left",
+        "SwipeRight",
+        "push_leftward",
+        "Left-Handed",
+        "RotateClockwise",
+        "anticlockwise",
+    ]
     others = ["BrightLight", "cleft", "take leftovers", "write", "copyright", "clock"]
     assert sided_classes([*others, *sided]) == sided
 
@@ -277,7 +329,9 @@ def test_no_flips_where_left_and_right_are_classes() -> None:
     with pytest.warns(UserWarning, match="no clip is mirrored.*: turn left") as caught:
         assert tune(data, model, epochs=1).flip is False
     assert caught[0].filename == __file__  # it is told where fine_tune was called
-    assert tune(data, model, epochs=1, flip=True).flip is True  # no warning: it would be an error here
+    assert (
+        tune(data, model, epochs=1, flip=True).flip is True
+    )  # no warning: it would be an error here
     assert tune(epochs=1).flip is True
     assert tune(epochs=1, flip=False).flip is False
 
@@ -287,7 +341,9 @@ def test_a_plan_shows_every_clip_once_an_epoch_and_resumes() -> None:
     batches = list(plan)
     assert [len(batch) for batch in batches] == [4, 3, 3] * 2
     for epoch in (0, 1):
-        assert sorted(clip for batch in batches for e, clip in batch if e == epoch) == list(range(10))
+        assert sorted(clip for batch in batches for e, clip in batch if e == epoch) == list(
+            range(10)
+        )
     assert list(replace(plan, first=4)) == batches[4:]
     shares = [list(replace(plan, process=rank, processes=2)) for rank in (0, 1)]
     for whole, one, two in zip(batches, *shares):
@@ -313,11 +369,13 @@ def stop_after(data: Dataset, reads: int, how: Any) -> None:
 
 
 @pytest.mark.parametrize("every", [1, 2])
-def test_a_killed_run_goes_on_with_the_same_curve(tmp_path: Path, every: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_goes_on_with_the_same_curve(
+    tmp_path: Path, every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = toy()
     whole = tune(data, epochs=3, validation=data, batch=2)
 
-    import workbench.tuning.runs as runs
+    import workbench.training.runs as runs
 
     steps = []
     learn = runs.Run._learn
@@ -364,7 +422,9 @@ def test_a_process_that_is_killed_resumes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["signal", "exception"])
-def test_ctrl_c_writes_a_checkpoint_and_passes_on(tmp_path: Path, how: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_writes_a_checkpoint_and_passes_on(
+    tmp_path: Path, how: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     data = toy()
     handler = signal.getsignal(signal.SIGINT)
 
@@ -392,9 +452,13 @@ def test_checkpoints_load_as_models(tmp_path: Path) -> None:
         state = read_checkpoint(tmp_path / name)
         assert state.keys() == done.model.module.state_dict().keys()
     best = read_checkpoint(tmp_path / "best.pt")
-    assert all(torch.equal(value, best[name]) for name, value in done.model.module.state_dict().items())
+    assert all(
+        torch.equal(value, best[name]) for name, value in done.model.module.state_dict().items()
+    )
     with pytest.raises(ValueError, match="other shape"):
-        wb.load_model("mfnet3d", checkpoint=tmp_path / "best.pt", classes=data.classes)  # of the published widths
+        wb.load_model(
+            "mfnet3d", checkpoint=tmp_path / "best.pt", classes=data.classes
+        )  # of the published widths
 
 
 @pytest.mark.slow
@@ -402,7 +466,9 @@ def test_a_checkpoint_of_the_published_network_is_loaded_by_name(tmp_path: Path)
     model = wb.load_model("mfnet3d", device="cpu")
     model.input = replace(model.input, frames=4, resize=(32, 32), crop=None)
     done = tune(toy(2), model, epochs=1, head_only=True, output=tmp_path)
-    loaded = wb.load_model("mfnet3d", checkpoint=tmp_path / "latest.pt", classes=["dark", "light"], device="cpu")
+    loaded = wb.load_model(
+        "mfnet3d", checkpoint=tmp_path / "latest.pt", classes=["dark", "light"], device="cpu"
+    )
     loaded.input = model.input
     clip = toy()[0]
     assert torch.allclose(loaded.logits(clip), done.model.logits(clip), atol=1e-5)
@@ -423,7 +489,9 @@ def test_a_write_that_fails_leaves_the_checkpoint_before(tmp_path: Path) -> None
     assert read_state(path, {"step"}) == {"step": 1}
 
 
-def test_an_interrupted_write_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_write_leaves_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "latest.pt"
     write_state(path, {"step": 1})
 
@@ -464,7 +532,10 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
             return super().forward(x) * (float("nan") if self.calls == 4 else 1)
 
     model = wb.wrap_model(Breaks(2), SPEC, ["dark", "light"])
-    with pytest.raises(ValueError, match=r"the loss is nan at step 4 of 6 \(epoch 2\): try a smaller rate than 0.003"):
+    with pytest.raises(
+        ValueError,
+        match=r"the loss is nan at step 4 of 6 \(epoch 2\): try a smaller rate than 0.003",
+    ):
         tune(model=model, output=tmp_path)
     assert read_state(tmp_path / "latest.pt", {"step"})["step"] == 3
     assert all(value.isfinite().all() for value in read_checkpoint(tmp_path / "latest.pt").values())

@@ -9,8 +9,7 @@ import pytest
 from videos import read_numbers, write_video
 
 import workbench as wb
-from workbench import samples
-from workbench.datasets import places
+from workbench.datasets import places, samples
 
 CLASSES = ("Archery", "HandstandPushups", "TaiChi")
 
@@ -19,7 +18,9 @@ def make_ucf(root: Path, videos: bool = True) -> Path:
     """Three classes of two groups, group 1 for the test; the files of HandstandPushups are named otherwise."""
     lists = root / "ucfTrainTestlist"
     lists.mkdir(parents=True)
-    (lists / "classInd.txt").write_bytes(b"".join(f"{i} {c}\r\n".encode() for i, c in enumerate(CLASSES, 1)))
+    (lists / "classInd.txt").write_bytes(
+        b"".join(f"{i} {c}\r\n".encode() for i, c in enumerate(CLASSES, 1))
+    )
     rows = {"train": [], "test": []}
     for number, label in enumerate(CLASSES, 1):
         named = "HandStandPushups" if label == "HandstandPushups" else label
@@ -43,14 +44,25 @@ def ucf(tmp_path_factory) -> Path:
 def test_a_split_is_a_table_that_reads_clips(ucf):
     data = wb.ucf101(ucf, split=1, subset="train")
     assert data.classes == list(CLASSES)
-    assert data.index.index.tolist() == ["v_Archery_g02_c01", "v_HandStandPushups_g02_c01", "v_TaiChi_g02_c01"]
+    assert data.index.index.tolist() == [
+        "v_Archery_g02_c01",
+        "v_HandStandPushups_g02_c01",
+        "v_TaiChi_g02_c01",
+    ]
     assert data.index["class"].tolist() == list(CLASSES)
     assert data.index["class_id"].tolist() == [0, 1, 2]
     assert data.index["group"].tolist() == [2, 2, 2]
     assert data.index["present"].all()
-    assert Path(data.index["path"].iloc[1]) == ucf / "UCF-101/HandstandPushups/v_HandStandPushups_g02_c01.avi"
+    assert (
+        Path(data.index["path"].iloc[1])
+        == ucf / "UCF-101/HandstandPushups/v_HandStandPushups_g02_c01.avi"
+    )
     clip = data["v_HandStandPushups_g02_c01"]
-    assert (clip.name, clip.label, len(clip)) == ("v_HandStandPushups_g02_c01", "HandstandPushups", 20)
+    assert (clip.name, clip.label, len(clip)) == (
+        "v_HandStandPushups_g02_c01",
+        "HandstandPushups",
+        20,
+    )
     assert read_numbers(clip.frames).tolist() == list(range(20))
     assert read_numbers(data.read(1, frames=4, stride=2).frames).tolist() == [6, 8, 10, 12]
 
@@ -67,7 +79,13 @@ def test_a_row_with_another_interval_reads_that_stretch(ucf):
     data = wb.ucf101(ucf)
     row = data.index.iloc[0].copy()
     row["start"], row["stop"] = 0.2, 0.4  # at 25 fps: frames 5 to 9
-    assert read_numbers(data.reader(row, frames=None, stride=None).frames).tolist() == [5, 6, 7, 8, 9]
+    assert read_numbers(data.reader(row, frames=None, stride=None).frames).tolist() == [
+        5,
+        6,
+        7,
+        8,
+        9,
+    ]
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -98,7 +116,9 @@ def test_what_is_not_on_the_disk_is_told_and_named(tmp_path):
     assert data.index["present"].tolist() == [True, True, False]
     assert len(data.present()) == 2
     assert "2 of them on disk" in repr(data)
-    with pytest.raises(FileNotFoundError, match=r"expected .*/UCF-101/TaiChi/v_TaiChi_g01_c01.avi.*present\(\)"):
+    with pytest.raises(
+        FileNotFoundError, match=r"expected .*/UCF-101/TaiChi/v_TaiChi_g01_c01.avi.*present\(\)"
+    ):
         data["v_TaiChi_g01_c01"]
 
 
@@ -116,7 +136,9 @@ def test_wrong_requests_are_refused(ucf, tmp_path):
         wb.ucf101(tmp_path / "nowhere")
     with pytest.raises(NotADirectoryError, match="is a file"):
         wb.ucf101(ucf / "ucfTrainTestlist" / "classInd.txt")
-    with pytest.raises(FileNotFoundError, match=r"no classInd.txt; looked in(\n|.)*ucfTrainTestlist(\n|.)*zip"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no classInd.txt; looked in(\n|.)*ucfTrainTestlist(\n|.)*zip"
+    ):
         wb.ucf101(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"testlist02.txt"):
         wb.ucf101(ucf, split=2)
@@ -127,9 +149,21 @@ def test_wrong_requests_are_refused(ucf, tmp_path):
     [
         ("classInd.txt", "Archery", r"classInd.txt:4: expected a number and a class"),
         ("classInd.txt", "7 Archery", r"classInd.txt:4: expected classes numbered 1, 2, 3"),
-        ("trainlist01.txt", "v_TaiChi_g01_c01.avi 3", r"trainlist01.txt:4: expected '<Class>/v_<Class>_gNN_cNN.avi'"),
-        ("trainlist01.txt", "Dance/v_Dance_g01_c01.avi 3", r"trainlist01.txt:4: expected a class of classInd.txt"),
-        ("trainlist01.txt", "TaiChi/v_TaiChi_g07_c01.avi 2", r"trainlist01.txt:4: expected the number that classInd"),
+        (
+            "trainlist01.txt",
+            "v_TaiChi_g01_c01.avi 3",
+            r"trainlist01.txt:4: expected '<Class>/v_<Class>_gNN_cNN.avi'",
+        ),
+        (
+            "trainlist01.txt",
+            "Dance/v_Dance_g01_c01.avi 3",
+            r"trainlist01.txt:4: expected a class of classInd.txt",
+        ),
+        (
+            "trainlist01.txt",
+            "TaiChi/v_TaiChi_g07_c01.avi 2",
+            r"trainlist01.txt:4: expected the number that classInd",
+        ),
     ],
 )
 def test_a_wrong_line_is_shown(tmp_path, file, line, complaint):
@@ -156,7 +190,10 @@ def test_find_data_takes_the_environment_first_and_samples_last(monkeypatch, tmp
         wb.find_data("ucf101")
     for name in ("ucf101", "epic-kitchens"):
         (tmp_path / "samples" / name).mkdir(parents=True)
-    assert {name: place.real for name, place in wb.find_data().items()} == {"ucf101": False, "epic-kitchens": False}
+    assert {name: place.real for name, place in wb.find_data().items()} == {
+        "ucf101": False,
+        "epic-kitchens": False,
+    }
     assert "shipped samples; data/README.md" in repr(wb.find_data("epic_kitchens"))
     (tmp_path / "ucf101").mkdir()
     assert not wb.find_data("ucf101").real, "an empty folder is no data set"
@@ -174,7 +211,10 @@ def test_find_data_takes_the_environment_first_and_samples_last(monkeypatch, tmp
 
 
 def test_the_official_lists_have_all_their_rows(annotations_folder, tmp_path):
-    train, test = (wb.ucf101(tmp_path, 1, s, annotations=annotations_folder / "ucf101") for s in ("train", "test"))
+    train, test = (
+        wb.ucf101(tmp_path, 1, s, annotations=annotations_folder / "ucf101")
+        for s in ("train", "test")
+    )
     assert (len(train), len(test), len(train.classes)) == (9537, 3783, 101)
     assert not set(train.index.index) & set(test.index.index)
     assert not set(train.index["group"]) & set(test.index["group"])
@@ -184,4 +224,6 @@ def test_the_official_lists_have_all_their_rows(annotations_folder, tmp_path):
     assert odd.index.str.startswith("v_HandStandPushups_").all()
     assert len(odd) == 28
     assert not test.index["present"].any()
-    assert test.index["path"].iloc[0].endswith("/UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi")
+    assert (
+        test.index["path"].iloc[0].endswith("/UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi")
+    )

@@ -9,10 +9,16 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from workbench import solids, volumes
-from workbench.clips import Action, Clip
-from workbench.tubes import Tube
-from workbench.volumes import save_html, timeline_figure, update_timeline, update_volume, volume_figure
+from workbench.clips.clip import Action, Clip
+from workbench.saliency.tubes import Tube
+from workbench.views import solids, volumes
+from workbench.views.volumes import (
+    save_html,
+    timeline_figure,
+    update_timeline,
+    update_volume,
+    volume_figure,
+)
 
 TIMES = 2.0 + 0.25 * np.arange(8)
 
@@ -77,7 +83,9 @@ def test_a_box_comes_out_where_it_is_in_seconds_and_pixels(box_tube):
 def test_a_ball_keeps_centre_and_radius_when_sampled_down(grid):
     t, row, column = np.meshgrid(np.arange(30), np.arange(80), np.arange(100), indexing="ij")
     distance = np.hypot(np.hypot(t - 12, row - 30), column - 60)
-    mesh = solids.isosurface(np.clip(1 - distance / 20, 0, 1).astype(np.float32), np.arange(30.0), 0.5, grid)
+    mesh = solids.isosurface(
+        np.clip(1 - distance / 20, 0, 1).astype(np.float32), np.arange(30.0), 0.5, grid
+    )
     step = 99 / (grid - 1) if grid < 64 else 99 / 63
     radius = np.linalg.norm(points(mesh) - [12, 60.5, 30.5], axis=1)
     assert np.abs(radius - 10).max() < step / 2
@@ -103,7 +111,9 @@ def test_uneven_times_put_a_frame_where_it_is_shown():
     assert (mesh["x"].min(), mesh["x"].max()) == (3.0, 5.5)
 
 
-@pytest.mark.parametrize("volume", [np.zeros((8, 32, 48)), np.full((8, 32, 48), 0.3), np.full((1, 2, 1), 0.5)])
+@pytest.mark.parametrize(
+    "volume", [np.zeros((8, 32, 48)), np.full((8, 32, 48), 0.3), np.full((1, 2, 1), 0.5)]
+)
 def test_nothing_above_the_level_is_an_empty_surface(volume):
     mesh = solids.isosurface(volume.astype(np.float32), np.arange(float(len(volume))), 0.5)
     assert enclosed(mesh) == 0
@@ -122,7 +132,10 @@ def test_a_picture_has_the_frames_colours_in_their_places():
     frame[4, 7] = [255, 0, 10]  # row 4, column 7
     frame[-1, -1] = [1, 2, 3]
     mesh = solids.picture(frame, 2.5)
-    place = {(round(float(y), 3), round(float(z), 3)): n for n, (y, z) in enumerate(zip(mesh["y"], mesh["z"]))}
+    place = {
+        (round(float(y), 3), round(float(z), 3)): n
+        for n, (y, z) in enumerate(zip(mesh["y"], mesh["z"]))
+    }
     assert mesh["vertexcolor"][place[7.5, 4.5]] == "#ff000a"
     assert mesh["vertexcolor"][place[4.5, 7.5]] == "#000000"
     assert mesh["vertexcolor"][place[47.5, 31.5]] == "#010203"
@@ -230,7 +243,10 @@ def test_without_a_clip_there_is_a_rim_and_no_picture(box_tube):
 @pytest.mark.parametrize("style", ["surfaces", "soft"])
 def test_a_figure_has_the_same_traces_whatever_the_tube(style, box_tube, clip):
     kinds = [
-        [(trace.type, trace.meta) for trace in volume_figure(make_tube(volume), clip, style=style).data]
+        [
+            (trace.type, trace.meta)
+            for trace in volume_figure(make_tube(volume), clip, style=style).data
+        ]
         for volume in (box_tube.volume, np.zeros((8, 32, 48)), np.full((8, 32, 48), -3.0))
     ]
     assert kinds[0] == kinds[1] == kinds[2]
@@ -238,7 +254,9 @@ def test_a_figure_has_the_same_traces_whatever_the_tube(style, box_tube, clip):
 
 @pytest.mark.parametrize("widget", [False, True])
 @pytest.mark.parametrize("style", ["surfaces", "soft"])
-def test_an_update_makes_what_a_new_figure_would_be_and_leaves_the_camera(widget, style, box_tube, clip):
+def test_an_update_makes_what_a_new_figure_would_be_and_leaves_the_camera(
+    widget, style, box_tube, clip
+):
     other = make_tube(np.roll(box_tube.volume, (2, 5, -9), axis=(0, 1, 2)))
     figure = volume_figure(box_tube, clip, 1, style=style)
     figure = go.FigureWidget(figure) if widget else figure
@@ -317,7 +335,9 @@ def test_several_tubes_are_several_named_lines(box_tube):
         ("waving", 8, True),
         ("nodding", 4, True),
     ]
-    assert [line.name for line in traces(timeline_figure(tubes, labels=["3-D", "2-D"]), "tube")] == [
+    assert [
+        line.name for line in traces(timeline_figure(tubes, labels=["3-D", "2-D"]), "tube")
+    ] == [
         "3-D",
         "2-D",
     ]
@@ -329,7 +349,10 @@ def test_several_tubes_are_several_named_lines(box_tube):
     [
         ((2.4, 3.1), [(2.4, 3.1, "action")]),
         (Action("wave", 2.4, 3.1), [(2.4, 3.1, "wave")]),
-        ((Action("wave", 2.4, 3.1), Action("nod", 3.2, 3.5)), [(2.4, 3.1, "wave"), (3.2, 3.5, "nod")]),
+        (
+            (Action("wave", 2.4, 3.1), Action("nod", 3.2, 3.5)),
+            [(2.4, 3.1, "wave"), (3.2, 3.5, "nod")],
+        ),
         ((), []),
         (None, []),
     ],

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import workbench as wb
-from workbench.models.epic import read_layout
 from workbench.models.libraries import fetch, picture_network
+from workbench.models.networks.tsn import TSN
 from workbench.models.pretrained import TORCHVISION
-from workbench.models.tsn import TSN
+from workbench.models.tsn_checkpoints import read_tsn_checkpoint
 
 models = pytest.importorskip("torchvision.models")
 
@@ -45,7 +45,9 @@ def test_the_table_lists_every_model_without_loading_one(monkeypatch):
     monkeypatch.setattr(models, "get_model_builder", None)
     table = wb.list_models()
     assert list(table.columns) == ["input", "parameters", "weights"]
-    assert {"mfnet3d", "samples/mfnet", "samples/tsn", "tsn/resnet50", "tsn/bninception"} <= set(table.index)
+    assert {"mfnet3d", "samples/mfnet", "samples/tsn", "tsn/resnet50", "tsn/bninception"} <= set(
+        table.index
+    )
     assert {f"torchvision/{name}" for name in TORCHVISION} <= set(table.index)
     assert table.loc["torchvision/s3d"].tolist()[:2] == ["128×224×224, stride 2", 8_320_048]
 
@@ -69,7 +71,7 @@ def test_what_the_table_says_of_torchvision_is_what_torchvision_says(name):
 
 @pytest.mark.parametrize("name", ["samples/mfnet", "samples/tsn"])
 def test_shipped_networks_are_as_large_as_the_table_says(name):
-    from workbench.training import small_mfnet, small_tsn
+    from workbench.training.sample_networks import small_mfnet, small_tsn
 
     module = {"samples/mfnet": small_mfnet, "samples/tsn": small_tsn}[name]().module
     assert sum(p.numel() for p in module.parameters()) == wb.list_models().loc[name, "parameters"]
@@ -78,7 +80,10 @@ def test_shipped_networks_are_as_large_as_the_table_says(name):
 @pytest.mark.parametrize("name", ["tsn/resnet50", "tsn/bninception"])
 def test_tsns_are_as_large_as_the_table_says(name):
     model = wb.load_model(name, weights=None, device="cpu")
-    assert sum(p.numel() for p in model.module.parameters()) == wb.list_models().loc[name, "parameters"]
+    assert (
+        sum(p.numel() for p in model.module.parameters())
+        == wb.list_models().loc[name, "parameters"]
+    )
 
 
 def test_names_that_are_none_list_what_there_is():
@@ -115,7 +120,9 @@ def test_random_weights_come_with_torchvision_s_input_and_kinetics_names(hub):
 
 
 def test_a_short_side_and_a_square_are_numbers():
-    spec = wb.load_model("torchvision/s3d", weights=None, classes=list("abc"), device="cpu", frames=16, stride=1).input
+    spec = wb.load_model(
+        "torchvision/s3d", weights=None, classes=list("abc"), device="cpu", frames=16, stride=1
+    ).input
     assert (spec.frames, spec.stride, spec.resize, spec.crop) == (16, 1, (256, 256), (224, 224))
     spec = picture_network("resnet18")
     assert (spec.resize, spec.crop, spec.bgr) == (256, 224, False)
@@ -156,7 +163,10 @@ def test_a_download_that_breaks_off_or_is_another_file_is_not_left(hub, monkeypa
                 raise part
             return part
 
-    for parts, told in (([b"x" * 10, ConnectionResetError("reset by peer")], "reset"), ([b"x"], "invalid hash")):
+    for parts, told in (
+        ([b"x" * 10, ConnectionResetError("reset by peer")], "reset"),
+        ([b"x"], "invalid hash"),
+    ):
         monkeypatch.setattr(torch.hub, "urlopen", lambda *_, parts=parts: Broken(parts))
         with pytest.raises(FileNotFoundError, match=told):
             fetch("https://download.pytorch.org/models/s3d-d76dad2f.pth")
@@ -192,10 +202,21 @@ def test_weights_are_named_as_torchvision_names_them(hub):
 
 
 def test_a_checkpoint_takes_the_place_of_a_download(hub, s3d, tmp_path):
-    torch.save({"state_dict": {f"module.{k}": v for k, v in s3d.state_dict().items()}}, tmp_path / "mine.pth")
-    model = wb.load_model("torchvision/s3d", checkpoint=tmp_path / "mine.pth", classes=list("abcdef"), device="cpu")
-    assert all(torch.equal(value, s3d.state_dict()[name]) for name, value in model.module.state_dict().items())
-    assert wb.load_model("torchvision/s3d", checkpoint=tmp_path / "mine.pth", device="cpu").classes is None
+    torch.save(
+        {"state_dict": {f"module.{k}": v for k, v in s3d.state_dict().items()}},
+        tmp_path / "mine.pth",
+    )
+    model = wb.load_model(
+        "torchvision/s3d", checkpoint=tmp_path / "mine.pth", classes=list("abcdef"), device="cpu"
+    )
+    assert all(
+        torch.equal(value, s3d.state_dict()[name])
+        for name, value in model.module.state_dict().items()
+    )
+    assert (
+        wb.load_model("torchvision/s3d", checkpoint=tmp_path / "mine.pth", device="cpu").classes
+        is None
+    )
     with pytest.raises(ValueError, match="6 classes, and 2 names"):
         wb.load_model("torchvision/s3d", checkpoint=tmp_path / "mine.pth", classes=["a", "b"])
     with pytest.raises(ValueError, match=r"mine\.pth is no checkpoint of VideoResNet"):
@@ -213,8 +234,12 @@ def test_networks_of_a_fixed_length_say_so():
 def backbone_state(name="resnet18"):
     torch.manual_seed(0)
     module = picture_network(name).module
-    state = {k: v for k, v in module.state_dict().items() if not k.startswith(("fc.", "last_linear."))}
-    return {f"base_model.{k}": v for k, v in state.items()}, (1024 if name == "bninception" else 512)
+    state = {
+        k: v for k, v in module.state_dict().items() if not k.startswith(("fc.", "last_linear."))
+    }
+    return {f"base_model.{k}": v for k, v in state.items()}, (
+        1024 if name == "bninception" else 512
+    )
 
 
 def linear(name, rows, width):
@@ -231,7 +256,15 @@ def epic55(name="resnet18", **changes):
     state.update(linear("fc_verb", 125, width), **linear("fc_noun", 352, width))
     arch = "BNInception" if name == "bninception" else name
     args = argparse.Namespace(dropout=0.7, flow_length=5, lr_steps=[20, 40], arch=arch, resume=None)
-    told = dict(model_type="tsn", epoch=80, segment_count=8, modality="RGB", arch=arch, consensus_type="avg", args=args)
+    told = dict(
+        model_type="tsn",
+        epoch=80,
+        segment_count=8,
+        modality="RGB",
+        arch=arch,
+        consensus_type="avg",
+        args=args,
+    )
     return {**told, "state_dict": state, **changes}
 
 
@@ -246,14 +279,20 @@ def epic100():
         "test_augmentation": {"rescale_size": 256},
     }  # fmt: skip
     hyper = {"modality": "RGB", "model": {"type": "TSN", "backbone": "resnet18"}, "data": data}
-    return {"epoch": 40, "hyper_parameters": hyper, "state_dict": {f"model.{k}": v for k, v in state.items()}}
+    return {
+        "epoch": 40,
+        "hyper_parameters": hyper,
+        "state_dict": {f"model.{k}": v for k, v in state.items()},
+    }
 
 
 @torch.no_grad()
 def features(state, name="resnet18"):
     """Mean features (1, C) of one clip by the backbone alone, and the clip."""
     module = picture_network(name).module
-    module.load_state_dict({k.removeprefix("base_model."): v for k, v in state.items() if "base" in k}, strict=False)
+    module.load_state_dict(
+        {k.removeprefix("base_model."): v for k, v in state.items() if "base" in k}, strict=False
+    )
     x = torch.randn(1, 3, 2, 64, 64, generator=torch.Generator().manual_seed(0))
     bare = TSN(module, heads={"one": 1}).eval()
     return bare.backbone(x[0].transpose(0, 1)).mean(0, keepdim=True), x
@@ -263,9 +302,17 @@ def test_epic_55_checkpoints_load_with_both_heads_and_their_input(tmp_path):
     content = epic55()
     torch.save(content, tmp_path / "tsn.pth.tar")
     names = {"verb": [f"v{i}" for i in range(125)], "noun": [f"n{i}" for i in range(352)]}
-    model = wb.load_model("tsn/resnet18", checkpoint=tmp_path / "tsn.pth.tar", classes=names, device="cpu")
+    model = wb.load_model(
+        "tsn/resnet18", checkpoint=tmp_path / "tsn.pth.tar", classes=names, device="cpu"
+    )
     spec = model.input
-    assert (spec.frames, spec.stride, spec.resize, spec.crop, spec.bgr) == (8, None, 256, 224, False)
+    assert (spec.frames, spec.stride, spec.resize, spec.crop, spec.bgr) == (
+        8,
+        None,
+        256,
+        224,
+        False,
+    )
     assert (spec.mean, spec.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     state = content["state_dict"]
     pooled, x = features(state)
@@ -278,23 +325,31 @@ def test_epic_55_checkpoints_load_with_both_heads_and_their_input(tmp_path):
 
 def test_bninception_s_checkpoints_take_bgr_up_to_255(tmp_path):
     content = epic55("bninception")
-    torch.save(content, tmp_path / "tsn.pth.tar", _use_new_zipfile_serialization=False)  # as in 2019
+    torch.save(
+        content, tmp_path / "tsn.pth.tar", _use_new_zipfile_serialization=False
+    )  # as in 2019
     model = wb.load_model("tsn/bninception", checkpoint=tmp_path / "tsn.pth.tar", device="cpu")
     clip = wb.Clip(np.full((8, 256, 256, 3), (200, 100, 50), dtype=np.uint8), fps=30.0)
     x = model.prepare(clip)[1]
     assert x.shape == (1, 3, 8, 224, 224)
-    torch.testing.assert_close(x[0, :, 0, 0, 0], torch.tensor([50.0 - 104, 100 - 117, 200 - 128]), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        x[0, :, 0, 0, 0], torch.tensor([50.0 - 104, 100 - 117, 200 - 128]), rtol=0, atol=1e-4
+    )
     pooled, x = features(content["state_dict"], "bninception")
     with torch.no_grad():
         verb = model.module(x)["verb"]
-    expected = pooled @ content["state_dict"]["fc_verb.weight"].T + content["state_dict"]["fc_verb.bias"]
+    expected = (
+        pooled @ content["state_dict"]["fc_verb.weight"].T + content["state_dict"]["fc_verb.bias"]
+    )
     torch.testing.assert_close(verb, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_epic_100_checkpoints_have_one_head_that_is_split(tmp_path):
     content = epic100()
     torch.save(content, tmp_path / "tsn_rgb.ckpt")
-    model = wb.load_model("tsn/resnet18", checkpoint=tmp_path / "tsn_rgb.ckpt", device="cpu", segments=25)
+    model = wb.load_model(
+        "tsn/resnet18", checkpoint=tmp_path / "tsn_rgb.ckpt", device="cpu", segments=25
+    )
     assert model.module.heads == {"verb": 97, "noun": 300}
     assert model.input.std == (0.485, 0.456, 0.406)  # sic, see models/epic.py
     assert (model.input.frames, model.input.resize, model.input.crop) == (25, 256, 224)
@@ -313,7 +368,9 @@ def test_one_task_and_plain_and_own_checkpoints_load(tmp_path):
     torch.save({**state, **linear("new_fc", 7, width)}, tmp_path / "tsn-pytorch.pth")
     plain = {k.removeprefix("base_model."): v for k, v in state.items()} | linear("fc", 7, width)
     torch.save(plain, tmp_path / "resnet18.pth")
-    first = wb.load_model("tsn/resnet18", checkpoint=tmp_path / "tsn-pytorch.pth", classes=list("abcdefg"))
+    first = wb.load_model(
+        "tsn/resnet18", checkpoint=tmp_path / "tsn-pytorch.pth", classes=list("abcdefg")
+    )
     torch.save(first.module.state_dict(), tmp_path / "own.pth")
     x = torch.randn(1, 3, 2, 64, 64, generator=torch.Generator().manual_seed(0))
     for name in ("resnet18.pth", "own.pth"):
@@ -344,7 +401,9 @@ def test_checkpoints_of_other_kinds_are_refused(changes, told, tmp_path):
 def test_new_heads_and_names_that_fit_them():
     heads = {"verb": 2, "noun": 3}
     names = {"verb": ["cut", "stir"], "noun": ["pan", "pot", "lid"]}
-    model = wb.load_model("tsn/resnet18", weights=None, heads=heads, classes=names, device="cpu", segments=4)
+    model = wb.load_model(
+        "tsn/resnet18", weights=None, heads=heads, classes=names, device="cpu", segments=4
+    )
     assert model.input.frames == model.module.segments == 4
     for classes, told in (
         (["a", "b"], "verb, noun: give class names as a dict by head, got 2 names"),
@@ -360,7 +419,10 @@ def test_new_heads_and_names_that_fit_them():
 def test_a_tsn_of_a_picture_network_has_imagenet_s_names(hub):
     model = wb.load_model("tsn/resnet18", weights=None, device="cpu")
     assert model.classes[0] == "tench"
-    assert len(wb.load_model("tsn/resnet18", weights=None, classes=list("ab"), device="cpu").classes) == 2
+    assert (
+        len(wb.load_model("tsn/resnet18", weights=None, classes=list("ab"), device="cpu").classes)
+        == 2
+    )
     for name in ("tsn/resnet18", "tsn/bninception"):
         with pytest.raises(FileNotFoundError, match="checkpoint="):
             wb.load_model(name)
@@ -378,14 +440,16 @@ def test_timm_s_networks_come_with_their_own_input(monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(FileNotFoundError, match=r"huggingface\.co/timm/resnet10t\.\w+ .*checkpoint="):
+    with pytest.raises(
+        FileNotFoundError, match=r"huggingface\.co/timm/resnet10t\.\w+ .*checkpoint="
+    ):
         wb.load_model("tsn/timm/resnet10t")
 
 
 def test_a_layout_says_what_it_found(tmp_path):
     path = Path(tmp_path / "tsn.pth")
     torch.save(epic55(), path)
-    layout = read_layout(path)
+    layout = read_tsn_checkpoint(path)
     assert layout.heads == {"verb": 125, "noun": 352}
     assert layout.backbone == "resnet18"
     assert layout.input == {"frames": 8, "resize": 256, "crop": 224}

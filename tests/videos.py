@@ -9,7 +9,10 @@ from pathlib import Path
 import av
 import numpy as np
 
-ONE, ZERO = (230, 60, 30), (20, 40, 200)  # orange and blue: swapped colour channels would flip every bit
+ONE, ZERO = (
+    (230, 60, 30),
+    (20, 40, 200),
+)  # orange and blue: swapped colour channels would flip every bit
 COLUMNS, ROWS = 8, 2
 HEIGHT, WIDTH = 32, 128
 
@@ -17,7 +20,9 @@ HEIGHT, WIDTH = 32, 128
 def picture(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     """Return (H, W, 3) uint8: 16 blocks, the bits of the number, the highest first."""
     bits = [(number >> bit) & 1 for bit in reversed(range(COLUMNS * ROWS))]
-    colours = np.array([ONE if bit else ZERO for bit in bits], dtype=np.uint8).reshape(ROWS, COLUMNS, 3)
+    colours = np.array([ONE if bit else ZERO for bit in bits], dtype=np.uint8).reshape(
+        ROWS, COLUMNS, 3
+    )
     return colours.repeat(height // ROWS, axis=0).repeat(width // COLUMNS, axis=1)
 
 
@@ -52,13 +57,18 @@ def write_video(
         context = stream.codec_context
         context.pix_fmt, context.gop_size, context.max_b_frames = "yuv420p", gop, b_frames
         context.time_base = Fraction(1, fps) if ticks is None else Fraction(1, 1000)
-        context.options = {"bf": str(b_frames), "preset": "ultrafast"} if codec == "libx264" else {"qscale": "3"}
+        context.options = (
+            {"bf": str(b_frames), "preset": "ultrafast"} if codec == "libx264" else {"qscale": "3"}
+        )
         context.options = {**context.options, **(options or {})}
         for number, pixels in enumerate(pictures):
             if number == 0:
                 context.height, context.width = pixels.shape[:2]
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            frame.pts, frame.time_base = number if ticks is None else ticks[number], context.time_base
+            frame.pts, frame.time_base = (
+                number if ticks is None else ticks[number],
+                context.time_base,
+            )
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path

@@ -21,90 +21,10 @@ Conventions, which hold in every module:
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "browser": ("Browser", "browse"),
-    "clips": ("Action", "Clip", "ClipError", "read_clip"),
-    "datasets": ("Dataset", "epic_kitchens", "find_data", "ucf101"),
-    "evaluation": ("evaluate", "predictions"),
-    "explanations": ("Explanation", "explain"),
-    "explorer": ("Explorer", "explore"),
-    "metrics": (
-        "deletion",
-        "energy_inside",
-        "insertion",
-        "pointing_game",
-        "rank_correlation",
-        "structural_similarity",
-        "temporal_auc",
-        "temporal_iou",
-        "temporal_variation",
-    ),
-    "models": ("InputSpec", "VideoModel", "list_models", "load_model", "wrap_model"),
-    "models.tsn": ("TSN",),
-    "overlays": ("draw_boxes", "filmstrip", "focus", "heat", "save_picture", "save_video"),
-    "sanity": ("cascading_randomisation",),
-    "tubes": ("Tube", "tau_for_share"),
-    "tuning": ("Training", "fine_tune"),
-    "videos": ("video_info",),
-    "volumes": ("save_html", "timeline_figure", "volume_figure"),
-}
-_MODULES = ("charts", "evaluation", "figures", "metrics", "models", "samples", "study", "training")
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-
-__all__ = sorted([*_HOME_OF, *_MODULES])
-
-
-def __getattr__(name: str) -> Any:
-    """Load a public name from its module on first use: `import workbench` alone loads no torch."""
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
-
-
-if TYPE_CHECKING:  # the same, for type checkers and editors
-    from . import charts as charts
-    from . import evaluation as evaluation
-    from . import figures as figures
-    from . import metrics as metrics
-    from . import models as models
-    from . import samples as samples
-    from . import study as study
-    from . import training as training
-    from .browser import Browser, browse
-    from .clips import Action, Clip, ClipError, read_clip
-    from .datasets import Dataset, epic_kitchens, find_data, ucf101
-    from .evaluation import evaluate, predictions
-    from .explanations import Explanation, explain
-    from .explorer import Explorer, explore
-    from .metrics import (
-        deletion,
-        energy_inside,
-        insertion,
-        pointing_game,
-        rank_correlation,
-        structural_similarity,
-        temporal_auc,
-        temporal_iou,
-        temporal_variation,
-    )
-    from .models import InputSpec, VideoModel, list_models, load_model, wrap_model
-    from .models.tsn import TSN
-    from .overlays import draw_boxes, filmstrip, focus, heat, save_picture, save_video
-    from .sanity import cascading_randomisation
-    from .tubes import Tube, tau_for_share
-    from .tuning import Training, fine_tune
-    from .videos import video_info
-    from .volumes import save_html, timeline_figure, volume_figure
+# The public names stand in `__init__.pyi`, once, and are loaded on first use: `import workbench` alone loads
+# no torch.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -70,14 +70,20 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a notebook in a JupyterLab of its own, with folders of its own and no internet."""
     root = tmp_path_factory.mktemp("lab")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
-    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata.kernelspec = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
     nbformat.write(notebook, root / "explorer.ipynb")
     folders = {
         name: str(root / f".{name}")
         for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
     }
     folders["JUPYTERLAB_SETTINGS_DIR"] = folders["JUPYTERLAB_WORKSPACES_DIR"] = str(root / ".lab")
-    quiet = root / ".lab" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    quiet = (
+        root / ".lab" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    )
     quiet.parent.mkdir(parents=True)
     quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
     with socket.socket() as free:
@@ -91,7 +97,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "--LabApp.extension_manager=readonly", *(["--allow-root"] if _is_root() else []),
     ]  # fmt: skip
     with (root / "lab.log").open("w") as log:
-        server = subprocess.Popen(command, cwd=root, env={**os.environ, **folders}, stdout=log, stderr=log)
+        server = subprocess.Popen(
+            command, cwd=root, env={**os.environ, **folders}, stdout=log, stderr=log
+        )
         try:
             _wait_for(address + "/api", server, root / "lab.log")
             yield address + "/doc/tree/explorer.ipynb"
@@ -124,7 +132,9 @@ def complaints() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def page(lab: str, chromium: str, complaints: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+def page(
+    lab: str, chromium: str, complaints: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Page]:
     """The notebook with its cell run and the explorer drawn."""
 
     def on_console(message: ConsoleMessage) -> None:
@@ -132,7 +142,9 @@ def page(lab: str, chromium: str, complaints: list[str], tmp_path_factory: pytes
             complaints.append(f"{message.text} ({message.location.get('url')})")
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS, ignore_default_args=["--headless"])
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=FLAGS, ignore_default_args=["--headless"]
+        )
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
         page.set_default_timeout(120_000)
         page.on("console", on_console)
@@ -242,7 +254,9 @@ def test_each_control_changes_everything(page: Page, complaints: list[str], tmp_
     assert complaints == []
 
 
-def test_the_camera_stays_where_the_user_put_it(page: Page, complaints: list[str], tmp_path: Path) -> None:
+def test_the_camera_stays_where_the_user_put_it(
+    page: Page, complaints: list[str], tmp_path: Path
+) -> None:
     turned = change(page, lambda: orbit(page), ["camera"])
     for act in (
         press(page, "τ", "PageUp", "PageUp"),
@@ -261,7 +275,9 @@ def test_search_play_and_focus(page: Page, complaints: list[str], tmp_path: Path
     page.wait_for_function(f"document.querySelectorAll('.widget-select option').length < {before}")
     assert all("lo" in text or "stir" in text for text in options.all_inner_texts())
     search.fill("")
-    page.wait_for_function(f"document.querySelectorAll('.widget-select option').length === {before}")
+    page.wait_for_function(
+        f"document.querySelectorAll('.widget-select option').length === {before}"
+    )
     change(page, lambda: page.get_by_role("button", name="focus").click(), ["picture"])
     screenshot(page, "explorer_focus", tmp_path)
     play = page.locator(".jupyter-widgets-play button, .widget-play button").first

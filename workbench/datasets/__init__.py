@@ -1,15 +1,15 @@
-"""Data sets: a table of labelled segments that reads clips.
+"""Data sets: tables of labelled segments that read clips.
 
-`Dataset` is a pandas DataFrame, `index`, and a way to read a row of it; filter the table and pass the rows
-to `subset` to work with a part. `ucf101` and `epic_kitchens` make one of the data sets as they are on disk;
-`find_data` tells where those are.
+`Dataset` is a pandas DataFrame, `index`, with a way to read one of its rows. UCF-101 and EPIC-Kitchens are
+read as they lie on disk, the sample clips are drawn or shipped. Training on a data set lives in `training`.
 """
 
 from __future__ import annotations
 
+from . import samples
 from .epic import epic_kitchens
 from .places import Place, find_data
 from .table import Dataset
 from .ucf import ucf101
 
-__all__ = ["Dataset", "Place", "epic_kitchens", "find_data", "ucf101"]
+__all__ = ["Dataset", "Place", "epic_kitchens", "find_data", "samples", "ucf101"]

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pandas as pd
 
-__all__ = ["data_root", "folder_with", "listed", "read_table"]
+__all__ = ["data_root", "folder_with", "read_table"]
 
 
 def data_root(root: str | os.PathLike[str], what: str) -> Path:
     """Return the folder of a data set, absolute. Raises FileNotFoundError or NotADirectoryError where it is none."""
     folder = Path(root).expanduser().absolute()
     if not folder.exists():
-        raise FileNotFoundError(f"no folder {folder}; expected that of {what} (data/README.md tells what goes in it)")
+        raise FileNotFoundError(
+            f"no folder {folder}; expected that of {what} (data/README.md tells what goes in it)"
+        )
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; expected the folder of {what}")
     return folder
@@ -31,7 +33,9 @@ def folder_with(file: str, folders: Iterable[Path], remedy: str) -> Path:
     raise FileNotFoundError(f"no {file}; looked in{looked}\n{remedy}")
 
 
-def read_table(path: Path, columns: Sequence[str], remedy: str = "Get the official file again.") -> pd.DataFrame:
+def read_table(
+    path: Path, columns: Sequence[str], remedy: str = "Get the official file again."
+) -> pd.DataFrame:
     """Read some columns of a CSV file.
 
     Raises:
@@ -47,12 +51,6 @@ def read_table(path: Path, columns: Sequence[str], remedy: str = "Get the offici
             return pd.read_csv(path, usecols=list(columns))[list(columns)]
     except (ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors
         raise ValueError(f"{path} cannot be read as CSV: {error}. {remedy}") from error
-    raise ValueError(f"{path}: no column {', '.join(lacking)}; it has {', '.join(map(str, header))}. {remedy}")
-
-
-def listed(folder: Path) -> list[str]:
-    """Return the names in a folder; none where there is no such folder."""
-    try:
-        return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    raise ValueError(
+        f"{path}: no column {', '.join(lacking)}; it has {', '.join(map(str, header))}. {remedy}"
+    )

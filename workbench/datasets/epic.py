@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..clips import Action, Clip, read_clip
+from ..clips.clip import Action, Clip
+from ..clips.frame_folders import read_frames_clip
+from ..clips.reading import read_clip
 from .csv_files import data_root, folder_with, read_table
-from .epic_files import annotation_folders, expected_paths, frame_rate, locate
-from .frames import read_frames_clip
+from .epic_layout import annotation_folders, expected_paths, frame_rate, locate
 from .object_boxes import OBJECT_LABELS, boxes_on
 from .table import Dataset
 
@@ -30,7 +31,9 @@ _COLUMNS = (
     "participant_id", "video_id", "narration", "start_timestamp", "stop_timestamp", "start_frame", "stop_frame",
     "verb", "verb_class", "noun", "noun_class",
 )  # fmt: skip
-_REMEDY = "The annotations are at https://github.com/epic-kitchens/epic-kitchens-{release}-annotations"
+_REMEDY = (
+    "The annotations are at https://github.com/epic-kitchens/epic-kitchens-{release}-annotations"
+)
 
 
 def epic_kitchens(
@@ -72,7 +75,10 @@ def epic_kitchens(
         FileNotFoundError: no such folder, or no annotations; a clip that is read is not on the disk.
         ValueError: no such release, subset or task; a CSV file lacks columns, or is of the other release.
     """
-    for what, value, options in (("task", task, ("verb", "noun")), ("source", source, ("video", "frames", None))):
+    for what, value, options in (
+        ("task", task, ("verb", "noun")),
+        ("source", source, ("video", "frames", None)),
+    ):
         if value not in options:
             raise ValueError(f"{what}: expected {' or '.join(map(repr, options))}, got {value!r}")
     file = _segment_file(release, subset)
@@ -90,7 +96,10 @@ def epic_kitchens(
         )
     videos = index[["participant", "video"]].drop_duplicates().astype(str)
     there = locate(folder, videos, source)
-    paths = {v: there.get(v) or expected_paths(folder, p, v, source)[0].as_posix() for p, v in videos.to_numpy()}
+    paths = {
+        v: there.get(v) or expected_paths(folder, p, v, source)[0].as_posix()
+        for p, v in videos.to_numpy()
+    }
     index.insert(0, "class", np.array(classes, dtype=object)[ids])
     index = index.astype({"class": "str"})
     index.insert(1, "class_id", ids)
@@ -98,7 +107,9 @@ def epic_kitchens(
     index.insert(6, "present", index["video"].isin(there.index))
     boxed = notes if release == 55 and (notes / OBJECT_LABELS).is_file() else None
     reader = _Reader(folder, source, boxed)
-    return Dataset(index, classes, reader, f"EPIC-Kitchens-{release} {subset}, {task}s", frames, stride)
+    return Dataset(
+        index, classes, reader, f"EPIC-Kitchens-{release} {subset}, {task}s", frames, stride
+    )
 
 
 def read_classes(notes: Path, release: int, task: str) -> list[str]:
@@ -157,7 +168,10 @@ def read_segments(path: Path, release: int) -> pd.DataFrame:
             "participant": table["participant_id"],
             "video": table["video_id"],
             **{key: table[key] for key in ("narration", "verb", "noun")},
-            **{key: table[key].astype(int) for key in ("verb_class", "noun_class", "start_frame", "stop_frame")},
+            **{
+                key: table[key].astype(int)
+                for key in ("verb_class", "noun_class", "start_frame", "stop_frame")
+            },
         }
     )
     return index.set_index(table[name].astype(str).rename("name"))
@@ -211,6 +225,12 @@ class _Reader:
         if path.suffix.lower() == ".mp4":
             clip = read_clip(path, frames, stride, start, stop, label=label, name=name)
         else:
-            clip = read_frames_clip(path, frame_rate(video), frames, stride, start, stop, label=label, name=name)
-        boxes = None if self.boxes is None else boxes_on(clip, self.boxes, video, int(row["noun_class"]))
+            clip = read_frames_clip(
+                path, frame_rate(video), frames, stride, start, stop, label=label, name=name
+            )
+        boxes = (
+            None
+            if self.boxes is None
+            else boxes_on(clip, self.boxes, video, int(row["noun_class"]))
+        )
         return replace(clip, actions=(Action(label, start, stop),), boxes=boxes)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..clips import Clip
+from ..clips.clip import Clip
 from .csv_files import read_table
 
 __all__ = ["OBJECT_LABELS", "VIDEO_INFO", "VideoBoxes", "boxed_videos", "boxes_on", "video_boxes"]
@@ -62,7 +62,9 @@ def boxes_on(clip: Clip, folder: Path, video: str, noun: int) -> np.ndarray | No
     rows["rank"] = rows.groupby(["frame", "noun"]).cumcount()
     rows["other"] = rows["noun"] != noun
     rows["slot"] = rows.groupby(["other", "noun", "rank"]).ngroup()
-    table = np.full((len(known.times) + 1, rows["slot"].max() + 1, 4), np.nan, dtype=np.float32)  # the last for -1
+    table = np.full(
+        (len(known.times) + 1, rows["slot"].max() + 1, 4), np.nan, dtype=np.float32
+    )  # the last for -1
     height, width = clip.size
     table[rows["frame"], rows["slot"]] = known.boxes[rows.index] * [width, height, width, height]
     return table[used]
@@ -91,7 +93,9 @@ def video_boxes(folder: Path, video: str) -> VideoBoxes | None:
     corners = np.stack([left, top, left + width, top + height], axis=1) / np.tile(native, 2)
     corners = corners.clip(0, 1)
     real = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
-    frames, nouns = (np.repeat(each, counts)[real] for each in (frames, labels["noun_class"].to_numpy()))
+    frames, nouns = (
+        np.repeat(each, counts)[real] for each in (frames, labels["noun_class"].to_numpy())
+    )
     return VideoBoxes(times.to_numpy()[order], frames, nouns, corners[real])
 
 
@@ -102,7 +106,9 @@ def boxed_videos(folder: Path) -> list[str]:
 
 @lru_cache(maxsize=2)  # the official file has 326,000 rows
 def _labels(folder: Path) -> dict[str, pd.DataFrame]:
-    table = read_table(folder / OBJECT_LABELS, ["noun_class", "video_id", "frame", "bounding_boxes"])
+    table = read_table(
+        folder / OBJECT_LABELS, ["noun_class", "video_id", "frame", "bounding_boxes"]
+    )
     return {str(video): rows for video, rows in table.groupby("video_id")}
 
 
@@ -111,19 +117,26 @@ def _times(folder: Path) -> dict[str, pd.Series]:
     """Return seconds by object frame for the videos of the correspondence file, where there is one."""
     if not (folder / _CORRESPONDENCE).is_file():
         return {}
-    table = read_table(folder / _CORRESPONDENCE, ["video_id", "object_frame", "timestamp"]).drop_duplicates(
-        ["video_id", "object_frame"]
-    )
+    table = read_table(
+        folder / _CORRESPONDENCE, ["video_id", "object_frame", "timestamp"]
+    ).drop_duplicates(["video_id", "object_frame"])
     table["seconds"] = pd.to_timedelta(table["timestamp"]).dt.total_seconds()
-    return {str(video): rows.set_index("object_frame")["seconds"] for video, rows in table.groupby("video_id")}
+    return {
+        str(video): rows.set_index("object_frame")["seconds"]
+        for video, rows in table.groupby("video_id")
+    }
 
 
 def _resolution(folder: Path, video: str) -> tuple[int, int]:
     """Return a video's own width and height in pixels."""
     path = folder / VIDEO_INFO
-    info = read_table(path, ["video", "resolution"], "The boxes of objects are in the pixels that it tells.")
+    info = read_table(
+        path, ["video", "resolution"], "The boxes of objects are in the pixels that it tells."
+    )
     found = info.set_index("video")["resolution"].get(video)
     match = re.fullmatch(r"(\d+)x(\d+)", str(found))
     if match is None:
-        raise ValueError(f"{path}: expected a resolution such as 1920x1080 for {video}, got {found}")
+        raise ValueError(
+            f"{path}: expected a resolution such as 1920x1080 for {video}, got {found}"
+        )
     return int(match[1]), int(match[2])

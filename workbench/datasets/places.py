@@ -39,7 +39,9 @@ class Place:
     def __repr__(self) -> str:
         what = f"{self.root}, from {self.source}"
         if not self.real:
-            what += f"; data/README.md tells where to put the real ones, or set {_VARIABLES[self.name]}"
+            what += (
+                f"; data/README.md tells where to put the real ones, or set {_VARIABLES[self.name]}"
+            )
         return f"<{self.name}: {what}>"
 
 

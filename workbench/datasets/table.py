@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from ..clips import Clip
+from ..clips.clip import Clip
 
 __all__ = ["Dataset"]
 
@@ -37,7 +37,9 @@ class Dataset:
     def __post_init__(self) -> None:
         twice = self.index.index[self.index.index.duplicated()]
         if len(twice):
-            raise ValueError(f"names in the index must be unique; {twice[0]!r} stands there more than once")
+            raise ValueError(
+                f"names in the index must be unique; {twice[0]!r} stands there more than once"
+            )
 
     def __len__(self) -> int:
         """Return how many segments there are."""
@@ -67,7 +69,9 @@ class Dataset:
 
     def subset(self, rows: pd.DataFrame | pd.Index | pd.Series) -> Dataset:
         """Return the data set of some rows: a part of `index`, clip names, or a boolean column."""
-        return replace(self, index=self.index.loc[rows.index if isinstance(rows, pd.DataFrame) else rows])
+        return replace(
+            self, index=self.index.loc[rows.index if isinstance(rows, pd.DataFrame) else rows]
+        )
 
     def present(self) -> Dataset:
         """Return the data set of the clips whose files were on the disk when it was made."""
@@ -76,7 +80,9 @@ class Dataset:
     def _row(self, key: int | str) -> pd.Series:
         if isinstance(key, str):
             if key not in self.index.index:
-                raise KeyError(f"no clip {key!r} among the {len(self)} of {self.title or 'the data set'}")
+                raise KeyError(
+                    f"no clip {key!r} among the {len(self)} of {self.title or 'the data set'}"
+                )
             key = int(self.index.index.get_loc(key))  # type: ignore[arg-type]  # names are unique
         if not -len(self) <= key < len(self):
             raise IndexError(f"clip {key} of {len(self)}: rows are counted from 0")

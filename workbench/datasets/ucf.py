@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..clips import Clip, read_clip
-from .csv_files import data_root, folder_with, listed
+from ..clips.clip import Clip
+from ..clips.files import listed
+from ..clips.reading import read_clip
+from .csv_files import data_root, folder_with
 from .table import Dataset
 
 __all__ = ["list_folder", "ucf101"]
@@ -52,7 +54,11 @@ def ucf101(
     lists = list_folder(folder, annotations)
     classes = _read_classes(lists / "classInd.txt")
     index = _read_list(lists / f"{subset}list{split:02d}.txt", classes)
-    videos = folder / "UCF-101" if (folder / "UCF-101").is_dir() or not _holds_classes(folder, classes) else folder
+    videos = (
+        folder / "UCF-101"
+        if (folder / "UCF-101").is_dir() or not _holds_classes(folder, classes)
+        else folder
+    )
     there = {f"{each}/{file}" for each in index["class"].unique() for file in listed(videos / each)}
     index["present"] = index["path"].isin(there)
     index["path"] = f"{videos.as_posix()}/" + index["path"]
@@ -61,7 +67,11 @@ def ucf101(
 
 def list_folder(root: Path, annotations: str | PathLike[str] | None = None) -> Path:
     """Return the folder of the class list and the splits. Raises FileNotFoundError that names where it looked."""
-    homes = [root, root / "UCF-101", root.parent] if annotations is None else [Path(annotations).expanduser()]
+    homes = (
+        [root, root / "UCF-101", root.parent]
+        if annotations is None
+        else [Path(annotations).expanduser()]
+    )
     below = ("", "ucfTrainTestlist", "ucf101/ucfTrainTestlist")
     return folder_with("classInd.txt", (home / each for home in homes for each in below), _REMEDY)
 
@@ -84,7 +94,10 @@ def _read_list(path: Path, classes: list[str]) -> pd.DataFrame:
     lines = _lines(path)
     found = lines.str.extract(f"^{_LINE}$")
     _refuse(
-        path, lines, found["name"].isna(), "'<Class>/v_<Class>_gNN_cNN.avi', and in a training list the class's number"
+        path,
+        lines,
+        found["name"].isna(),
+        "'<Class>/v_<Class>_gNN_cNN.avi', and in a training list the class's number",
     )
     class_id = found["class"].map({name: number for number, name in enumerate(classes)})
     _refuse(path, lines, class_id.isna(), "a class of classInd.txt")
@@ -131,4 +144,6 @@ def _read(row: pd.Series, frames: int | None, stride: int | None) -> Clip:
             "that are; data/README.md tells where to get UCF101.rar and where to unpack it."
         )
     start, stop = (None if pd.isna(row[key]) else float(row[key]) for key in ("start", "stop"))
-    return read_clip(path, frames, stride, start or None, stop, label=row["class"], name=str(row.name))
+    return read_clip(
+        path, frames, stride, start or None, stop, label=row["class"], name=str(row.name)
+    )

@@ -6,11 +6,11 @@ gives instead.
 """
 
 from .agreement import rank_correlation, structural_similarity
-from .baselines import centre_gaussian, frame_difference
-from .intervals import Interval, bootstrap
+from .baseline_volumes import centre_gaussian, frame_difference
+from .confidence import Interval, bootstrap
 from .localisation import energy_inside, pointing_game, share_inside
 from .perturbation import Curve, Score, deletion, insertion, random_order, replacement
-from .timing import temporal_auc, temporal_iou, temporal_variation
+from .temporal import temporal_auc, temporal_iou, temporal_variation
 
 __all__ = [
     "Curve",

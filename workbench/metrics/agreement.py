@@ -6,15 +6,14 @@ import numpy as np
 import skimage.metrics
 from scipy.stats import rankdata
 
-from ..tubes import Tube
-from .arrays import as_volume, has_contrast
+from .arrays import TubeLike, as_volume, has_contrast
 
 __all__ = ["rank_correlation", "structural_similarity"]
 
 WINDOW = 7  # voxels along each axis, skimage's default
 
 
-def rank_correlation(a: Tube | np.ndarray, b: Tube | np.ndarray) -> float:
+def rank_correlation(a: TubeLike, b: TubeLike) -> float:
     """Return Spearman's rank correlation of two tubes over all voxels, ties sharing their mean rank.
 
     From -1 to 1; 1 is the same order. Whether high is good depends on the question: the randomisation check of
@@ -29,7 +28,7 @@ def rank_correlation(a: Tube | np.ndarray, b: Tube | np.ndarray) -> float:
     return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
 
 
-def structural_similarity(a: Tube | np.ndarray, b: Tube | np.ndarray) -> float:
+def structural_similarity(a: TubeLike, b: TubeLike) -> float:
     """Return the SSIM of two tubes, each scaled to [0, 1] over its whole volume.
 
     From -1 to 1; 1 is the same volume. Wang et al. (IEEE TIP 2004) by scikit-image with a cubic window of 7
@@ -41,16 +40,20 @@ def structural_similarity(a: Tube | np.ndarray, b: Tube | np.ndarray) -> float:
     first, second = _both(a, b)
     shortest = min(first.shape)
     if shortest < 3:
-        raise ValueError(f"expected at least 3 frames, rows and columns to compare the structure of, got {first.shape}")
+        raise ValueError(
+            f"expected at least 3 frames, rows and columns to compare the structure of, got {first.shape}"
+        )
     if not (has_contrast(first) and has_contrast(second)):
         return float("nan")
     window = min(WINDOW, shortest - (shortest + 1) % 2)  # odd
     return float(
-        skimage.metrics.structural_similarity(_scaled(first), _scaled(second), data_range=1.0, win_size=window)
+        skimage.metrics.structural_similarity(
+            _scaled(first), _scaled(second), data_range=1.0, win_size=window
+        )
     )
 
 
-def _both(a: Tube | np.ndarray, b: Tube | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _both(a: TubeLike, b: TubeLike) -> tuple[np.ndarray, np.ndarray]:
     first, second = as_volume(a), as_volume(b)
     if first.shape != second.shape:
         raise ValueError(f"expected two volumes of one shape, got {first.shape} and {second.shape}")

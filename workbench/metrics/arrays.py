@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+from typing import Protocol, TypeAlias
+
 import numpy as np
 
-from ..tubes import Tube
+__all__ = [
+    "HasVolume",
+    "TubeLike",
+    "as_boxes",
+    "as_volume",
+    "has_contrast",
+    "inside",
+    "levels",
+    "noise",
+]
 
-__all__ = ["as_boxes", "as_volume", "has_contrast", "inside", "levels", "noise"]
+NOISE = (
+    1e-6  # of the largest |value|: below it, float32 splines make differences where there are none
+)
 
-NOISE = 1e-6  # of the largest |value|: below it, float32 splines make differences where there are none
+
+class HasVolume(Protocol):
+    """Anything that carries a volume, as a `Tube` does: metrics need no more of it."""
+
+    @property
+    def volume(self) -> np.ndarray:
+        """(T, H, W) numbers."""
+
+    @property
+    def times(self) -> np.ndarray | None:
+        """(T,) seconds, or None if they are not known."""
 
 
-def as_volume(tube: Tube | np.ndarray) -> np.ndarray:
+TubeLike: TypeAlias = "HasVolume | np.ndarray"
+
+
+def as_volume(tube: TubeLike) -> np.ndarray:
     """Return the volume (T, H, W) of a tube or an array; raises ValueError for another shape, and for NaN."""
-    volume = tube.volume if isinstance(tube, Tube) else np.asarray(tube)
+    volume = np.asarray(getattr(tube, "volume", tube))
     if volume.ndim != 3 or not volume.size:
         raise ValueError(f"expected a volume (T, H, W), got {volume.shape}")
     if np.isnan(volume).any():
@@ -59,7 +85,10 @@ def inside(boxes: np.ndarray, size: tuple[int, int, int], tolerance: float = 0.0
     """
     _, height, width = size
     margin = np.array([width, height]) * tolerance
-    low, high = boxes[..., :2, None] - margin[:, None], boxes[..., 2:, None] + margin[:, None]  # (T, K, 2, 1)
+    low, high = (
+        boxes[..., :2, None] - margin[:, None],
+        boxes[..., 2:, None] + margin[:, None],
+    )  # (T, K, 2, 1)
     x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
     across = (x >= low[:, :, 0]) & (x < high[:, :, 0])
     down = (y >= low[:, :, 1]) & (y < high[:, :, 1])

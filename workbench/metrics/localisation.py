@@ -6,8 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..tubes import Tube
-from .arrays import as_boxes, as_volume, has_contrast, inside, noise
+from .arrays import TubeLike, as_boxes, as_volume, has_contrast, inside, noise
 
 __all__ = ["Axes", "energy_inside", "pointing_game", "share_inside"]
 
@@ -15,7 +14,7 @@ Axes = Literal["space-time", "space", "time"]
 
 
 def pointing_game(
-    tube: Tube | np.ndarray, boxes: np.ndarray, tolerance: float = 0.0, axes: Axes = "space-time"
+    tube: TubeLike, boxes: np.ndarray, tolerance: float = 0.0, axes: Axes = "space-time"
 ) -> bool:
     """Tell whether the largest voxel lies in a box of its own frame: the pointing game in space and time.
 
@@ -51,7 +50,7 @@ def pointing_game(
     return bool(peak - values.min() > slack and right[values >= peak - slack].all())
 
 
-def energy_inside(tube: Tube | np.ndarray, boxes: np.ndarray) -> float:
+def energy_inside(tube: TubeLike, boxes: np.ndarray) -> float:
     """Return the share of the tube's positive energy inside the boxes: the energy-based pointing game.
 
     Higher is better, 0 to 1; chance is `share_inside`, the boxes' share of the volume, so report that beside it.

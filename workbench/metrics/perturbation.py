@@ -10,15 +10,18 @@ import numpy as np
 import scipy.integrate
 import scipy.ndimage
 
-from ..clips import Clip
-from ..tubes import Tube
-from .arrays import as_volume, levels, noise
+from ..clips.clip import Clip
+from .arrays import TubeLike, as_volume, levels, noise
 
 __all__ = ["Curve", "Score", "deletion", "insertion", "random_order", "replacement"]
 
 Score = Callable[[np.ndarray], np.ndarray]
 
-GRID = (8, 14, 14)  # blocks along time, height and width: a map's cell in time, half of one in space
+GRID = (
+    8,
+    14,
+    14,
+)  # blocks along time, height and width: a map's cell in time, half of one in space
 STEPS = 10
 BLUR = 20 / 224  # the blur's σ as a share of the frame's height
 Baseline = Literal["blur", "mean"]
@@ -53,7 +56,7 @@ class Curve:
 def deletion(
     score: Score,
     clip: Clip,
-    tube: Tube | np.ndarray,
+    tube: TubeLike,
     *,
     steps: int | Sequence[float] = STEPS,
     baseline: Baseline | np.ndarray = "blur",
@@ -93,7 +96,7 @@ def deletion(
 def insertion(
     score: Score,
     clip: Clip,
-    tube: Tube | np.ndarray,
+    tube: TubeLike,
     *,
     steps: int | Sequence[float] = STEPS,
     baseline: Baseline | np.ndarray = "blur",
@@ -119,7 +122,9 @@ def replacement(clip: Clip, baseline: Baseline = "blur") -> np.ndarray:
     """
     if baseline == "blur":
         sigma = BLUR * clip.size[0]
-        blurred = scipy.ndimage.gaussian_filter(clip.frames.astype(np.float32), (0, sigma, sigma, 0), truncate=3)
+        blurred = scipy.ndimage.gaussian_filter(
+            clip.frames.astype(np.float32), (0, sigma, sigma, 0), truncate=3
+        )
     elif baseline == "mean":
         blurred = np.broadcast_to(clip.frames.mean(axis=(0, 1, 2)), clip.frames.shape)
     else:
@@ -127,7 +132,9 @@ def replacement(clip: Clip, baseline: Baseline = "blur") -> np.ndarray:
     return np.rint(blurred).astype(np.uint8)
 
 
-def random_order(size: tuple[int, int, int], seed: int = 0, grid: tuple[int, int, int] = GRID) -> np.ndarray:
+def random_order(
+    size: tuple[int, int, int], seed: int = 0, grid: tuple[int, int, int] = GRID
+) -> np.ndarray:
     """Return (T, H, W) float32 in [0, 1): a volume whose blocks come in random order, a baseline.
 
     Within a block voxels vary, by less than from one block to the next, so that there is one largest voxel.
@@ -143,7 +150,7 @@ def _curve(
     kind: str,
     score: Score,
     clip: Clip,
-    tube: Tube | np.ndarray,
+    tube: TubeLike,
     steps: int | Sequence[float],
     baseline: Baseline | np.ndarray,
     grid: tuple[int, int, int],
@@ -159,7 +166,9 @@ def _curve(
         raise ValueError(f"batch: expected at least one clip at once, got {batch}")
     other = replacement(clip, baseline) if isinstance(baseline, str) else np.asarray(baseline)
     if other.shape != frames.shape or other.dtype != np.uint8:
-        raise ValueError(f"baseline: expected frames {frames.shape} uint8, got {other.shape} of {other.dtype}")
+        raise ValueError(
+            f"baseline: expected frames {frames.shape} uint8, got {other.shape} of {other.dtype}"
+        )
     under, over = (frames, other) if kind == "deletion" else (other, frames)
     rank = _ranked(volume, grid, seed)
     counts = _counts(steps, int(rank.max()) + 1)
@@ -167,7 +176,9 @@ def _curve(
     for start in range(0, len(counts), batch):
         chosen = rank[None] < counts[start : start + batch, None, None, None]
         scores.append(scored(score, np.where(chosen[..., None], over, under)))
-    share = np.searchsorted(np.sort(rank, axis=None), counts) / rank.size  # blocks may differ in size by a voxel
+    share = (
+        np.searchsorted(np.sort(rank, axis=None), counts) / rank.size
+    )  # blocks may differ in size by a voxel
     return Curve(kind, share, np.concatenate(scores))
 
 
@@ -192,7 +203,9 @@ def _blocks(size: tuple[int, ...], grid: tuple[int, int, int]) -> np.ndarray:
 def _fitting(grid: tuple[int, int, int], size: tuple[int, ...]) -> tuple[int, int, int]:
     """Return the grid with no more blocks along an axis than there are voxels."""
     if len(grid) != 3 or min(grid) < 1:
-        raise ValueError(f"grid: expected how many blocks along time, height and width, each from 1; got {grid}")
+        raise ValueError(
+            f"grid: expected how many blocks along time, height and width, each from 1; got {grid}"
+        )
     time, height, width = (min(blocks, n) for blocks, n in zip(grid, size))
     return time, height, width
 
@@ -214,7 +227,9 @@ def scored(score: Score, frames: np.ndarray) -> np.ndarray:
     """Return what a score function says of frames (N, T, H, W, 3), (N,); raises ValueError for anything else."""
     values = np.asarray(score(frames), dtype=np.float64)
     if values.shape != (len(frames),):
-        raise ValueError(f"score: expected ({len(frames)},) for {len(frames)} clips, got {values.shape}")
+        raise ValueError(
+            f"score: expected ({len(frames)},) for {len(frames)} clips, got {values.shape}"
+        )
     if not np.isfinite(values).all():
         raise ValueError("score: the network's answer holds NaN or infinite values")
     return values

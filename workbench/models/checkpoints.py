@@ -52,12 +52,22 @@ def read_file(path: str | Path) -> Any:
 
 def state_in(content: Any, path: str | Path) -> dict[str, torch.Tensor]:
     """Return the state dict in what a checkpoint holds; raises ValueError with the path where there is none."""
-    while isinstance(content, dict) and (inner := [k for k in INSIDE if isinstance(content.get(k), dict)]):
+    while isinstance(content, dict) and (
+        inner := [k for k in INSIDE if isinstance(content.get(k), dict)]
+    ):
         content = content[inner[0]]
-    if not isinstance(content, dict) or not content or not all(isinstance(v, torch.Tensor) for v in content.values()):
-        raise ValueError(f"{path} holds no state dict: expected names and tensors, or a dict with 'state_dict'")
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(v, torch.Tensor) for v in content.values())
+    ):
+        raise ValueError(
+            f"{path} holds no state dict: expected names and tensors, or a dict with 'state_dict'"
+        )
     state = dict(content)
-    while wrapper := next((each for each in WRAPPERS if all(name.startswith(each) for name in state)), None):
+    while wrapper := next(
+        (each for each in WRAPPERS if all(name.startswith(each) for name in state)), None
+    ):
         state = {name.removeprefix(wrapper): value for name, value in state.items()}
     return state
 
@@ -83,7 +93,11 @@ def load_strictly(module: nn.Module, state: dict[str, torch.Tensor], source: str
             f"{source} is no checkpoint of {type(module).__name__}: "
             f"{_some('missing', missing)}; {_some('extra', extra)}; {_some('other shape', shapes)}"
         )
-    bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    bad = [
+        name
+        for name, value in state.items()
+        if value.is_floating_point() and not value.isfinite().all()
+    ]
     if bad:
         raise ValueError(f"{source} holds NaN or infinite weights: {_some('in', bad)}")
     module.load_state_dict(state, strict=True)
@@ -93,7 +107,9 @@ def _told(path: Path, error: Exception) -> str:
     """Say what is wrong with a file, and for one that needs more than is allowed, what that is and what to do."""
     refused = re.search(r"GLOBAL ([\w.]*\w) (was|whose)", str(error))
     if refused is None:
-        inner = re.search(r"WeightsUnpickler error: (.+)", str(error))  # around it torch advises to load anything
+        inner = re.search(
+            r"WeightsUnpickler error: (.+)", str(error)
+        )  # around it torch advises to load anything
         reason = inner[1] if inner else (str(error) or type(error).__name__).splitlines()[0]
         return f"{path} ({path.stat().st_size:,} bytes) is not a checkpoint that can be read safely: {reason}"
     return (

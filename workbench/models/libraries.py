@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .bninception import BNInception
 from .checkpoints import load_strictly, read_checkpoint, read_file
+from .networks.bninception import BNInception
 
 __all__ = ["Network", "fetch", "picture_network", "video_network"]
 
@@ -102,7 +102,8 @@ def _torchvision() -> Any:
         if str(error.name).split(".")[0] != "torchvision":
             raise
         raise ModuleNotFoundError(
-            'this network comes from torchvision: pip install "saliency-workbench[zoo]"', name=error.name
+            'this network comes from torchvision: pip install "saliency-workbench[zoo]"',
+            name=error.name,
         ) from error
     return torchvision.models
 
@@ -112,19 +113,27 @@ def _of_torchvision(name: str, group: Any, weights: Any, classes: int | None) ->
     names = models.list_models(module=group)
     if name not in names:
         near = difflib.get_close_matches(name, names, n=9, cutoff=0.5) or names
-        raise KeyError(f"torchvision has no network {name!r} of this kind; there are {', '.join(near)}")
+        raise KeyError(
+            f"torchvision has no network {name!r} of this kind; there are {', '.join(near)}"
+        )
     chosen = _weights(models.get_model_weights(name), weights)
     builder = models.get_model_builder(name)
     if chosen is None:
-        chosen = models.get_model_weights(name).DEFAULT  # no weights are taken from it, but what else it says
+        chosen = models.get_model_weights(
+            name
+        ).DEFAULT  # no weights are taken from it, but what else it says
         module = builder(**({} if classes is None else {"num_classes": classes}))
     else:
         file = fetch(chosen.url)
-        read_file(file)  # torchvision does not read with weights_only: let nothing but weights come so far
+        read_file(
+            file
+        )  # torchvision does not read with weights_only: let nothing but weights come so far
         try:
             module = builder(weights=chosen)
         except RuntimeError as error:
-            raise ValueError(f"{file} is not what {chosen.url} holds; delete it, and it is fetched again") from error
+            raise ValueError(
+                f"{file} is not what {chosen.url} holds; delete it, and it is fetched again"
+            ) from error
     told, known = chosen.transforms(), list(chosen.meta["categories"])
     return Network(
         module.eval(),
@@ -142,7 +151,9 @@ def _weights(enum: Any, weights: Any) -> Any:
         return weights
     name = str(weights).rpartition(".")[2]
     if name not in enum.__members__:
-        raise KeyError(f"no weights {weights!r}; there are {', '.join(enum.__members__)}, or None for random ones")
+        raise KeyError(
+            f"no weights {weights!r}; there are {', '.join(enum.__members__)}, or None for random ones"
+        )
     return enum[name]
 
 
@@ -157,17 +168,23 @@ def _timm() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "timm":
             raise
-        raise ModuleNotFoundError("this network comes from timm: pip install timm", name=error.name) from error
+        raise ModuleNotFoundError(
+            "this network comes from timm: pip install timm", name=error.name
+        ) from error
     return timm
 
 
 def _of_timm(name: str, weights: Any, classes: int | None) -> Network:
     timm = _timm()
     if weights not in (None, "DEFAULT"):
-        raise KeyError(f"no weights {weights!r}: timm has them in the name, as in timm/{name.split('.')[0]}.a1_in1k")
+        raise KeyError(
+            f"no weights {weights!r}: timm has them in the name, as in timm/{name.split('.')[0]}.a1_in1k"
+        )
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=9, cutoff=0.5)
-        raise KeyError(f"timm has no network {name!r}; near: {', '.join(near) or 'none'}. timm.list_models() has all")
+        raise KeyError(
+            f"timm has no network {name!r}; near: {', '.join(near) or 'none'}. timm.list_models() has all"
+        )
     count = {} if classes is None else {"num_classes": classes}
     try:
         module = timm.create_model(name, pretrained=weights is not None, **count)
@@ -180,14 +197,23 @@ def _of_timm(name: str, weights: Any, classes: int | None) -> Network:
     side = told["input_size"][-1]
     names = _imagenet(timm, module) if classes is None else None
     return Network(
-        module.eval(), int(side / told["crop_pct"]), side, tuple(told["mean"]), tuple(told["std"]), classes=names
+        module.eval(),
+        int(side / told["crop_pct"]),
+        side,
+        tuple(told["mean"]),
+        tuple(told["std"]),
+        classes=names,
     )
 
 
 def _hub(told: Any) -> str:
     """Return where on the hub timm's weights are; timm writes `timm/` and means the network's name after it."""
     place = getattr(told, "hf_hub_id", None) or "timm/"
-    return f"{place}{told.architecture}.{told.tag}" if place.endswith("/") and told is not None else place
+    return (
+        f"{place}{told.architecture}.{told.tag}"
+        if place.endswith("/") and told is not None
+        else place
+    )
 
 
 def _imagenet(timm: Any, module: nn.Module) -> list[str] | None:

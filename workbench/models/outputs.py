@@ -32,7 +32,9 @@ def named_outputs(output: Any, batch: int = 1) -> dict[str, torch.Tensor]:
     found = {name: part for name, part in parts.items() if _is_row(part, batch)}
     if not found:
         told = ", ".join(f"{name}: {_told(part)}" for name, part in parts.items())
-        raise ValueError(f"expected the network to return logits (1, N) with N > 1, got {told or 'nothing'}")
+        raise ValueError(
+            f"expected the network to return logits (1, N) with N > 1, got {told or 'nothing'}"
+        )
     return found
 
 
@@ -52,8 +54,15 @@ def are_probabilities(row: torch.Tensor) -> bool:
 
 
 def _is_row(part: Any, batch: int) -> bool:
-    return isinstance(part, torch.Tensor) and part.ndim == 2 and len(part) == batch and part.shape[1] > 1
+    return (
+        isinstance(part, torch.Tensor)
+        and part.ndim == 2
+        and len(part) == batch
+        and part.shape[1] > 1
+    )
 
 
 def _told(part: Any) -> str:
-    return f"a tensor {tuple(part.shape)}" if isinstance(part, torch.Tensor) else type(part).__name__
+    return (
+        f"a tensor {tuple(part.shape)}" if isinstance(part, torch.Tensor) else type(part).__name__
+    )

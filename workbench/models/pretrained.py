@@ -10,13 +10,14 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from . import InputSpec, VideoModel, wrap_model
 from .checkpoints import load_strictly, read_checkpoint
-from .epic import Layout, read_layout
+from .input_spec import InputSpec
 from .libraries import Network, picture_network, video_network
-from .tsn import TSN, classifier_of, replaced
+from .networks.tsn import TSN, classifier_of, replaced
+from .tsn_checkpoints import TSNCheckpoint, read_tsn_checkpoint
+from .video_model import VideoModel, wrap_model
 
-__all__ = ["TORCHVISION", "Known", "best_device", "torchvision_model", "tsn"]
+__all__ = ["TORCHVISION", "Known", "best_device", "torchvision_model", "tsn_model"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,11 +86,17 @@ def torchvision_model(
     name = name.removeprefix("torchvision/")
     known = TORCHVISION.get(name)
     if known is None:
-        raise KeyError(f"torchvision has no video network {name!r} here; there are {', '.join(TORCHVISION)}")
+        raise KeyError(
+            f"torchvision has no video network {name!r} here; there are {', '.join(TORCHVISION)}"
+        )
     if known.fixed and frames not in (None, known.frames):
-        raise ValueError(f"{name} takes clips of {known.frames} frames and no others, got frames={frames}")
+        raise ValueError(
+            f"{name} takes clips of {known.frames} frames and no others, got frames={frames}"
+        )
     if checkpoint is None:
-        network = video_network(name, weights, None if weights is not None or classes is None else len(classes))
+        network = video_network(
+            name, weights, None if weights is not None or classes is None else len(classes)
+        )
         count = len(network.classes or classes or ())
     else:
         state = read_checkpoint(checkpoint)
@@ -98,12 +105,18 @@ def torchvision_model(
         network = video_network(name, None, count)
         load_strictly(network.module, state, str(checkpoint))
     _check_names(classes, count, str(checkpoint or name))
-    spec = _spec(network, known.frames if frames is None else frames, known.stride if stride is None else stride)
+    spec = _spec(
+        network,
+        known.frames if frames is None else frames,
+        known.stride if stride is None else stride,
+    )
     names = network.classes if classes is None else classes
-    return wrap_model(network.module, spec, names, device=device or best_device(), name=f"torchvision/{name}")
+    return wrap_model(
+        network.module, spec, names, device=device or best_device(), name=f"torchvision/{name}"
+    )
 
 
-def tsn(
+def tsn_model(
     name: str,
     weights: Any = "DEFAULT",
     checkpoint: str | Path | None = None,
@@ -132,13 +145,19 @@ def tsn(
         ValueError: a broken checkpoint, one of another network or of optical flow, or names that do not fit.
     """
     name = name.removeprefix("tsn/")
-    layout = Layout({}) if checkpoint is None else read_layout(checkpoint)
+    layout = TSNCheckpoint({}) if checkpoint is None else read_tsn_checkpoint(checkpoint)
     if checkpoint is not None and heads is not None:
         raise ValueError("heads= is for a network without a checkpoint: the checkpoint has its own")
     if layout.backbone not in (None, name):
-        raise ValueError(f"{checkpoint} is of a TSN of {layout.backbone}: load_model('tsn/{layout.backbone}', …)")
-    random = weights is None and checkpoint is None and heads is None and isinstance(classes, Sequence)
-    network = picture_network(name, weights if checkpoint is None else None, len(classes or ()) if random else None)
+        raise ValueError(
+            f"{checkpoint} is of a TSN of {layout.backbone}: load_model('tsn/{layout.backbone}', …)"
+        )
+    random = (
+        weights is None and checkpoint is None and heads is None and isinstance(classes, Sequence)
+    )
+    network = picture_network(
+        name, weights if checkpoint is None else None, len(classes or ()) if random else None
+    )
     spec = dataclasses.replace(_spec(network, 8, None), **layout.input)
     if segments is not None:
         spec = dataclasses.replace(spec, frames=segments)
@@ -149,7 +168,14 @@ def tsn(
     else:
         module = _filled(network.module, layout, spec.frames, str(checkpoint))
     _check_outputs(module, names, str(checkpoint or name))
-    return wrap_model(module.eval(), spec, names, device=device or best_device(), name=f"tsn/{name}", output=output)
+    return wrap_model(
+        module.eval(),
+        spec,
+        names,
+        device=device or best_device(),
+        name=f"tsn/{name}",
+        output=output,
+    )
 
 
 def best_device() -> str:
@@ -158,15 +184,20 @@ def best_device() -> str:
 
 
 def _spec(network: Network, frames: int, stride: int | None) -> InputSpec:
-    return InputSpec(frames, network.resize, network.crop, stride, network.mean, network.std, network.bgr)
+    return InputSpec(
+        frames, network.resize, network.crop, stride, network.mean, network.std, network.bgr
+    )
 
 
-def _filled(backbone: nn.Module, layout: Layout, segments: int, source: str) -> TSN:
+def _filled(backbone: nn.Module, layout: TSNCheckpoint, segments: int, source: str) -> TSN:
     """Return a TSN with the weights of a checkpoint; its classifier gets as many classes as the checkpoint has."""
     state, name = layout.state, None if layout.heads else classifier_of(backbone)
     if name is not None:
         own = f"backbone.{name}"
-        state = {own + key[10:] if key.startswith("classifier.") else key: value for key, value in state.items()}
+        state = {
+            own + key[10:] if key.startswith("classifier.") else key: value
+            for key, value in state.items()
+        }
         weight, old = state.get(f"{own}.weight"), _linear(backbone, name)
         if weight is not None and len(weight) != old.out_features:
             new = nn.Linear(old.in_features, len(weight), bias=old.bias is not None)
@@ -206,4 +237,8 @@ def _check_names(classes: Sequence[str] | None, count: int, source: str) -> None
 
 
 def _some(classes: Any) -> str:
-    return f"a dict of {', '.join(map(str, classes))}" if isinstance(classes, Mapping) else f"{len(classes)} names"
+    return (
+        f"a dict of {', '.join(map(str, classes))}"
+        if isinstance(classes, Mapping)
+        else f"{len(classes)} names"
+    )

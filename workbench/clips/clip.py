@@ -1,0 +1,231 @@
+"""Clips: frames of a video with their times, and what is annotated in them.
+
+`Clip` is a frozen record of decoded frames. Its methods return new clips and carry times, boxes and
+actions along."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+from .sampling import check_counts, describe_window, frame_indices, window_length
+
+__all__ = ["Action", "Clip", "Frames", "as_frames"]
+
+
+@dataclass(frozen=True, eq=False)
+class Action:
+    """One annotated action: what, when and where.
+
+    `start` and `stop` are seconds from the start of the file, half-open. `boxes` is (T, 4), a box
+    (x0, y0, x1, y1) in pixels per frame of the clip that holds the action, NaN where there is none.
+    """
+
+    label: str
+    start: float
+    stop: float
+    boxes: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Clip:
+    """Frames of a video with their times.
+
+    Attributes:
+        frames: (T, H, W, 3) uint8, RGB.
+        fps: mean frame rate of the source, frames per second (on variable-rate video go by `times`).
+        times: (T,) float64, seconds from the start of the file. Default: `indices / fps`.
+        indices: (T,) int64, 0-based frame numbers in the source. Default: 0, 1, 2, …
+        path: the file the frames come from, or None.
+        label: class name, or None. Default: that of the first action.
+        boxes: (T, 4) or, for several boxes a frame, (T, K, 4): (x0, y0, x1, y1) in pixels of these frames,
+            half-open, NaN where there is no box. Default: those of the first action.
+        name: how a data set calls the clip. Default: the file's stem.
+        actions: all annotated actions, the labelled one first.
+
+    Raises:
+        ValueError: frames are not (T, H, W, 3) uint8, or another field does not have one entry a frame.
+    """
+
+    frames: np.ndarray
+    fps: float
+    times: np.ndarray = field(default=None)  # type: ignore[arg-type]  # filled in below
+    indices: np.ndarray = field(default=None)  # type: ignore[arg-type]
+    path: Path | None = None
+    label: str | None = None
+    boxes: np.ndarray | None = None
+    name: str | None = None
+    actions: tuple[Action, ...] = ()
+
+    def __post_init__(self) -> None:
+        frames = np.asarray(self.frames)
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+            raise ValueError(
+                f"frames: expected (T, H, W, 3) uint8 RGB, got shape {frames.shape} of {frames.dtype}. "
+                "Grey frames: repeat them over the last axis; floats in [0, 1]: (255 * x).astype('uint8')."
+            )
+        if min(frames.shape) == 0:
+            raise ValueError(
+                f"frames: expected at least one frame and one pixel, got shape {frames.shape}"
+            )
+        if not (np.isfinite(self.fps) and self.fps > 0):
+            raise ValueError(
+                f"fps: expected a positive number of frames per second, got {self.fps}"
+            )
+        count = len(frames)
+        indices = (
+            np.arange(count) if self.indices is None else np.asarray(self.indices, dtype=np.int64)
+        )
+        times = (
+            indices / self.fps if self.times is None else np.asarray(self.times, dtype=np.float64)
+        )
+        boxes, label = self.boxes, self.label
+        if self.actions:
+            boxes = self.actions[0].boxes if boxes is None else boxes
+            label = self.actions[0].label if label is None else label
+        if boxes is not None:
+            boxes = np.asarray(boxes, dtype=np.float32)
+            if boxes.ndim not in (2, 3) or boxes.shape[-1] != 4:
+                raise ValueError(f"boxes: expected (T, 4) or (T, K, 4), got {boxes.shape}")
+        for what, values in (("times", times), ("indices", indices), ("boxes", boxes)):
+            if values is not None and len(values) != count:
+                raise ValueError(
+                    f"{what}: expected one entry for each of the {count} frames, got {len(values)}"
+                )
+        path = None if self.path is None else Path(self.path)
+        name = self.name if self.name is not None or path is None else path.stem
+        for key, value in {
+            "frames": frames, "fps": float(self.fps), "times": times, "indices": indices, "path": path,
+            "label": label, "boxes": boxes, "name": name, "actions": tuple(self.actions),
+        }.items():  # fmt: skip
+            object.__setattr__(self, key, value)
+
+    def __len__(self) -> int:
+        """Number of frames, T."""
+        return len(self.frames)
+
+    def __repr__(self) -> str:
+        count, height, width, _ = self.frames.shape
+        what = "" if self.label is None else f" {self.label!r}"
+        who = "" if self.name is None else f" {self.name}"
+        return (
+            f"<Clip{who}{what}: {count} frames of {width}×{height}, "
+            f"{self.times[0]:.2f}-{self.times[-1]:.2f} s, {self.fps:.4g} fps>"
+        )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the frames in pixels."""
+        return self.frames.shape[1], self.frames.shape[2]
+
+    @property
+    def action(self) -> tuple[float, float] | None:
+        """Start and stop of the first annotated action in seconds, or None."""
+        return (self.actions[0].start, self.actions[0].stop) if self.actions else None
+
+    def during(self, interval: tuple[float, float]) -> np.ndarray:
+        """Return (T,) bool: which frames lie in the half-open interval (start, stop) in seconds."""
+        start, stop = interval
+        return (self.times >= start) & (self.times < stop)
+
+    def action_boxes(self, number: int = 0, grow: float = 0.0) -> np.ndarray:
+        """Return (T, 4) the boxes of an annotated action in the frames of its interval, NaN in all others.
+
+        `grow` widens the interval on both sides, in seconds. Raises ValueError where there is no such action, or
+        it has no boxes.
+        """
+        action = self.actions[number] if 0 <= number < len(self.actions) else None
+        if action is None or action.boxes is None:
+            raise ValueError(
+                f"action {number}: the clip has {len(self.actions)} annotated actions, or it has no boxes"
+            )
+        inside = self.during((action.start - grow, action.stop + grow))
+        return np.where(inside[:, None], action.boxes, np.float32(np.nan))
+
+    @property
+    def shown_boxes(self) -> np.ndarray | None:
+        """(T, K, 4) the boxes to draw: of every annotated action while it goes on, or else all of `boxes`."""
+        boxed = [number for number, action in enumerate(self.actions) if action.boxes is not None]
+        if boxed:
+            return np.stack([self.action_boxes(number) for number in boxed], axis=1)
+        return self.boxes if self.boxes is None or self.boxes.ndim == 3 else self.boxes[:, None]
+
+    def select(self, frames: Sequence[int] | np.ndarray) -> Clip:
+        """Return the clip of these positions (0-based, within this clip), in the order given."""
+        positions = np.asarray(frames, dtype=np.int64)
+        return replace(
+            self,
+            frames=self.frames[positions],
+            times=self.times[positions],
+            indices=self.indices[positions],
+            boxes=None if self.boxes is None else self.boxes[positions],
+            actions=self._map_action_boxes(lambda boxes: boxes[positions]),
+        )
+
+    def sample(self, frames: int, stride: int | None = None) -> Clip:
+        """Return `frames` frames of the clip, chosen as `read_clip` chooses them.
+
+        Raises ValueError where the clip is shorter than the window.
+        """
+        check_counts("sample", frames, stride)
+        window = window_length(frames, stride)
+        if len(self) < window:
+            raise ValueError(
+                f"the clip has {len(self)} frames; {describe_window(frames, stride)} takes {window}. "
+                "Read a longer segment, or ask for a smaller stride."
+            )
+        return self.select(frame_indices(0, len(self), frames, stride))
+
+    def resize(self, height: int, width: int) -> Clip:
+        """Return the clip at another picture size: bilinear with antialiasing, boxes scaled along."""
+        if (height, width) == self.size:
+            return self
+        stack = torch.from_numpy(np.ascontiguousarray(self.frames)).permute(0, 3, 1, 2)
+        resized = torch.nn.functional.interpolate(
+            stack, size=(height, width), mode="bilinear", align_corners=False, antialias=True
+        )
+        scale = np.array([width / self.size[1], height / self.size[0]] * 2, dtype=np.float32)
+        return self._with_frames(
+            resized.permute(0, 2, 3, 1).contiguous().numpy(), lambda boxes: boxes * scale
+        )
+
+    def crop(self, top: int, left: int, height: int, width: int) -> Clip:
+        """Return a cut-out of every frame; boxes are moved and clipped, NaN where nothing is left of them.
+
+        Raises ValueError where the cut-out reaches beyond the frame.
+        """
+        full_height, full_width = self.size
+        if top < 0 or left < 0 or top + height > full_height or left + width > full_width:
+            raise ValueError(
+                f"crop: {width}×{height} at ({left}, {top}) leaves the frame of {full_width}×{full_height}"
+            )
+
+        def move(boxes: np.ndarray) -> np.ndarray:
+            limit = np.array([width, height] * 2, dtype=np.float32)
+            moved = np.clip(boxes - np.array([left, top] * 2, dtype=np.float32), 0, limit)
+            gone = (moved[..., 2] <= moved[..., 0]) | (moved[..., 3] <= moved[..., 1])
+            return np.where(gone[..., None], np.float32(np.nan), moved)
+
+        return self._with_frames(self.frames[:, top : top + height, left : left + width], move)
+
+    def _with_frames(self, frames: np.ndarray, move) -> Clip:  # type: ignore[no-untyped-def]
+        boxes = None if self.boxes is None else move(self.boxes)
+        return replace(self, frames=frames, boxes=boxes, actions=self._map_action_boxes(move))
+
+    def _map_action_boxes(self, move) -> tuple[Action, ...]:  # type: ignore[no-untyped-def]
+        return tuple(
+            a if a.boxes is None else replace(a, boxes=move(a.boxes)) for a in self.actions
+        )
+
+
+Frames: TypeAlias = "Clip | np.ndarray"
+
+
+def as_frames(clip: Frames) -> np.ndarray:
+    """Return the frames of a clip, or an array after checking that it is (T, H, W, 3) uint8."""
+    return clip.frames if isinstance(clip, Clip) else Clip(frames=clip, fps=1.0).frames

@@ -1,0 +1,1 @@
+"""Network architectures that are written here rather than taken from a library."""
