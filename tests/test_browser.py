@@ -14,7 +14,7 @@ from ipywidgets.widgets.widget import _instances
 import workbench as wb
 from workbench.models.networks.mfnet import MFNet3d
 from workbench.models.video_model import VideoModel
-from workbench.saliency.explanations import Explanation
+from workbench.saliency.explanation import Explanation
 
 
 @pytest.fixture(scope="module")

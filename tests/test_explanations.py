@@ -13,6 +13,8 @@ from torch import nn
 
 import workbench as wb
 from workbench.models.networks.mfnet import MFNet3d
+from workbench.saliency import layer_search
+from workbench.saliency.explaining import explain_batch
 
 SPEC = wb.InputSpec(frames=8, resize=(32, 32))
 
@@ -229,8 +231,9 @@ def test_the_network_is_given_back_also_after_an_error(clip):
         raise Stop
 
     handle = module.globalpool.register_forward_hook(stop)
-    for found in (model.found, None):
-        model.found = found
+    for remembered in (True, False):
+        if not remembered:
+            layer_search._REMEMBERED.pop(model)
         with pytest.raises(Stop):
             wb.explain(model, clip)
     handle.remove()
@@ -328,13 +331,46 @@ def test_a_relu_that_is_no_layer_is_found(clip):
 )
 def test_a_compiled_model_says_the_same(clip):
     plain = wb.explain(wb.wrap_model(mfnet(), SPEC), clip)
-    model = wb.wrap_model(mfnet(), SPEC, compile=True)
-    for _ in range(2):
-        ex = wb.explain(model, clip)
-        assert ex.exact
-        torch.testing.assert_close(ex.activations, plain.activations, rtol=1e-4, atol=1e-5)
     wrapped = wb.explain(wb.wrap_model(torch.compile(mfnet()), SPEC), clip)
     assert (wrapped.layer, wrapped.exact) == ("tail", True)
+    torch.testing.assert_close(wrapped.activations, plain.activations, rtol=1e-4, atol=1e-5)
+
+
+class TwoHeads(nn.Module):
+    """Verb and noun from one stem: the noun's head is linear, the verb's is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv3d(3, 6, 8, 8), nn.ReLU())
+        self.verb = nn.Sequential(nn.Flatten(), nn.Linear(6 * 16, 10), nn.Tanh(), nn.Linear(10, 3))
+        self.noun = nn.Linear(6, 5)
+
+    def forward(self, x):
+        maps = self.stem(x)
+        return {"verb": self.verb(maps), "noun": self.noun(maps.mean((2, 3, 4)))}
+
+
+@pytest.mark.parametrize("build", [mfnet, ChannelsLast, FlattenHead, TwoHeads, "tokens", "frames"])
+def test_a_batch_is_explained_as_clip_by_clip(build):
+    torch.manual_seed(0)
+    if build == "tokens":
+        build = Tokens
+    elif build == "frames":
+        build = lambda: FrameByFrame(recurrent=True)  # noqa: E731
+    model = wb.wrap_model(build().eval(), SPEC)
+    rng = np.random.default_rng(3)
+    clips = [wb.Clip(rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8), 25.0) for _ in range(3)]
+    for batched, clip in zip(explain_batch(model, clips), clips):
+        for output in batched.outputs:
+            one, other = batched.select(output), wb.explain(model, clip).select(output)
+            assert (one.layer, one.exact) == (other.layer, other.exact)
+            torch.testing.assert_close(one.logits, other.logits, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(one.activations, other.activations, rtol=1e-4, atol=1e-5)
+            for target in range(len(one.classes)):
+                volume = other.tube(target).volume
+                np.testing.assert_allclose(
+                    one.tube(target).volume, volume, atol=1e-4 * np.ptp(volume)
+                )
 
 
 # What an acceptance check found
@@ -398,7 +434,7 @@ class Tokens(nn.Module):
 
     def forward(self, x):
         tokens = self.norm(self.stem(x.transpose(1, 2).flatten(0, 1)).flatten(2).transpose(1, 2))
-        return self.head(tokens.mean(1)).mean(0, keepdim=True)
+        return self.head(tokens.mean(1)).unflatten(0, (len(x), -1)).mean(1)
 
 
 def test_tokens_follow_the_size_of_the_clip():
@@ -456,3 +492,13 @@ def test_mistakes_are_named(clip):
         module.classifier.weight.mul_(2)
     with pytest.raises(RuntimeError, match="explain the clip again"):
         ex.tube(1)
+
+
+@pytest.mark.parametrize("target", [1.5, True, np.bool_(True), np.float64(1)])
+def test_only_whole_numbers_are_class_ids(clip, target):
+    ex = wb.explain(wb.wrap_model(mfnet(), SPEC), clip)
+    with pytest.raises(TypeError, match="whole number"):
+        ex.tube(target)
+    with pytest.raises(TypeError, match="whole number"):
+        ex.feature_tube(target)
+    assert ex.tube(np.int64(2)).target == 2

@@ -16,8 +16,8 @@ from PIL import Image
 
 import workbench as wb
 from workbench.models.networks.mfnet import MFNet3d
-from workbench.saliency.explanations import Explanation, _Graph
-from workbench.saliency.layer_search import Site, Target
+from workbench.saliency.class_weights import GradientWeights, HeadWeights, RecordedGraph
+from workbench.saliency.explanation import Explanation
 from workbench.saliency.layouts import Layout
 
 
@@ -46,12 +46,13 @@ def made_up(classes: int = 8, channels: int = 12, seed: int = 0, **changes: Any)
     clip = wb.Clip(frames=rng.integers(0, 255, (8, 24, 32, 3), dtype=np.uint8), fps=4.0)
     names = [f"class {number:03d}" for number in range(classes)]
     logits = weights @ maps.mean((1, 2, 3))
-    return replace(
-        Explanation(
-            logits, (maps,), torch.zeros(classes), True, 0.0, "layer", clip, names, _weights=weights
-        ),
-        **changes,
-    )
+    made = Explanation(logits, (maps,), head(weights), "layer", clip, names)
+    return replace(made, **changes)
+
+
+def head(weights: torch.Tensor) -> HeadWeights:
+    """A head of these class weights (N, C) without a bias."""
+    return HeadWeights(weights, torch.zeros(len(weights)), 0.0, (weights.shape[1],))
 
 
 def shown(app: wb.Explorer) -> dict[str, Any]:
@@ -258,22 +259,22 @@ def test_errors_are_shown_and_raised(app: wb.Explorer, monkeypatch: pytest.Monke
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:
-    weights = made_up()._weights
+    weights = made_up().weights
     assert weights is not None
     broken = weights.clone()
     broken[2, 3] = math.nan
-    app = wb.explore(made_up(_weights=broken))
+    app = wb.explore(made_up(weighting=head(broken)))
     with pytest.raises(ValueError, match="class 002"):
         app.target.value = 2
     assert "NaN" in app.note.value
     app.target.value = 1
     assert (app.note.value, app.tube.label) == ("", "class 001")
     with pytest.raises(ValueError, match="NaN"):
-        wb.explore(made_up(_weights=weights * math.nan))
+        wb.explore(made_up(weighting=head(weights * math.nan)))
 
 
 def test_equal_weights_leave_nothing_to_choose() -> None:
-    app = wb.explore(made_up(_weights=torch.ones(8, 12)))
+    app = wb.explore(made_up(weighting=head(torch.ones(8, 12))))
     assert app.tau.disabled
     assert app.tube.kept == 12
     app.target.value = 3
@@ -285,18 +286,16 @@ def test_equal_weights_leave_nothing_to_choose() -> None:
 )
 def test_tau_is_printed_to_a_hundredth_of_its_range(span: float, expected: str) -> None:
     weights = span * torch.linspace(0, 1, 12).repeat(8, 1)
-    assert wb.explore(made_up(_weights=weights)).tau.readout_format == expected
+    assert wb.explore(made_up(weighting=head(weights))).tau.readout_format == expected
 
 
 def test_weights_from_gradients() -> None:
     maps = torch.rand(1, 6, 4, 3, 4, requires_grad=True)
-    logits = (maps**2).mean((2, 3, 4))[0]
-    base = made_up(classes=6, channels=6)
-    target = Target("logits", (Site("layer", 0, Layout("CTHW", (4, 3, 4))),), head=None)
-    ex = replace(
-        base, logits=logits.detach(), maps=(maps.detach()[0],), exact=False, residual=math.nan,
-        _weights=None, _graph=_Graph(logits, ([maps],), target, "gradient"),
-    )  # fmt: skip
+    logits = (maps**2).mean((2, 3, 4))
+    graph = RecordedGraph(logits, ([maps],), (Layout("n c t h w", (4, 3, 4)),))
+    own = (maps.detach()[0],)
+    weighting = GradientWeights("gradient", graph, 0, own)
+    ex = made_up(classes=6, channels=6, logits=logits.detach()[0], maps=own, weighting=weighting)
     app = wb.explore(ex)
     said = []
     app.note.observe(lambda change: said.append(change.new), "value")
@@ -310,12 +309,12 @@ def test_weights_from_gradients() -> None:
 def test_two_explanations_side_by_side() -> None:
     first = made_up(model="3-D")
     other = made_up(channels=24, seed=1, model="2-D")
-    assert other._weights is not None
+    assert other.weights is not None
     turned = replace(  # the same classes in another order, and every second frame
         other,
         classes=other.classes[::-1],
         clip=first.clip.select(range(0, 8, 2)),
-        _weights=other._weights.flip(0),
+        weighting=head(other.weights.flip(0)),
     )
     app = wb.explore([first, turned])
     app.target.value = "class 005"

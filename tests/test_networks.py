@@ -13,16 +13,23 @@ from networks import CLASSES, NETWORKS, PICTURE_NETWORKS, build, clip_for, rando
 from torch import nn
 
 import workbench as wb
+from workbench.models import video_model
+from workbench.saliency import layer_search
 
 LARGE = [name for name, network in NETWORKS.items() if network.slow]
 SMALL = [name for name in NETWORKS if name not in LARGE]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def memory_format():
+    """Keep the usual memory format: measuring the faster one is a matter of other tests, and slow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(video_model, "faster_channels_last", lambda *_: False)
+        yield
+
+
 def wrap(module, input, **options):
-    """Wrap a network whose memory format is decided already: measuring it is a matter of other tests, and slow."""
-    model = wb.wrap_model(module, input, **options)
-    model.formats[(3, input.frames, *input.resize), "cpu"] = False
-    return model
+    return wb.wrap_model(module, input, **options)
 
 
 def built(name):
@@ -165,13 +172,14 @@ class Stop(Exception):
     pass
 
 
-def test_the_network_is_given_back_as_it_came(case):
+def test_the_network_is_given_back_as_it_came(case, monkeypatch):
     for lent in (False, True) if case.x.numel() < 1_000_000 else (False,):
-        given_back(case, lent)
+        monkeypatch.setattr(video_model, "faster_channels_last", lambda *_, lent=lent: lent)
+        given_back(case)
 
 
-def given_back(case, lent):
-    """Explain a network in its own memory format or channels last, also with an error on the way."""
+def given_back(case):
+    """Explain a network, also with an error on the way."""
     module, x = case.module, case.x.clone()
     leaves = [
         part for part in module.modules() if isinstance(part, (nn.Conv2d, nn.Conv3d, nn.Linear))
@@ -181,7 +189,6 @@ def given_back(case, lent):
     next(module.children()).eval()
     before = state(module)
     model = wrap(module, case.known.input)
-    model.formats[(*x.shape[1:],), "cpu"] = lent
     try:
         ex = wb.explain(model, x)
         ex.class_weights(0)
@@ -191,12 +198,12 @@ def given_back(case, lent):
         def stop(*_):
             raise Stop
 
-        for part, found in ((last, model.found), (first, None)):
-            model.found = found
+        for part in (last, first):  # in the pass that explains, then in the search
             handle = part.register_forward_hook(stop)
             with pytest.raises(Stop):
                 wb.explain(model, x)
             handle.remove()
+            layer_search._REMEMBERED.pop(model)
         assert state(module) == before
         assert torch.is_grad_enabled()
         assert not torch.is_inference_mode_enabled()

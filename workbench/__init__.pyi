@@ -25,7 +25,8 @@ from .models.input_spec import InputSpec
 from .models.networks.tsn import TSN
 from .models.video_model import VideoModel, wrap_model
 from .models.zoo import list_models, load_model
-from .saliency.explanations import Explanation, explain
+from .saliency.explaining import explain
+from .saliency.explanation import Explanation
 from .saliency.tubes import Tube, tau_for_share
 from .studies import charts, evaluation, figures, study
 from .studies.evaluation import evaluate, predictions

@@ -1,21 +1,24 @@
-"""What networks return: logits, probabilities, or several of them in a tuple or a dict."""
+"""What networks return: logits or probabilities, alone or in a tuple, a dict or a dataclass."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
-__all__ = ["are_probabilities", "named_outputs", "pick_output"]
+__all__ = ["are_probabilities", "as_logits", "named_outputs", "pick_output", "tensors_in"]
 
 
 def named_outputs(output: Any, batch: int = 1) -> dict[str, torch.Tensor]:
     """Return a network's outputs by name, each (batch, N) with N > 1.
 
-    Those of a tuple are named by position, "0", "1", …; an entry `logits` of a dict comes first. Raises ValueError
-    where there is no such tensor.
+    A single tensor is called "logits"; the entries of a tuple "0", "1", …; an entry `logits` of a
+    dict or dataclass comes first.
+
+    Raises:
+        ValueError: there is no such tensor.
     """
     if isinstance(output, torch.Tensor):
         parts: dict[str, Any] = {"logits": output}
@@ -27,19 +30,20 @@ def named_outputs(output: Any, batch: int = 1) -> dict[str, torch.Tensor]:
         parts = {str(number): part for number, part in enumerate(output)}
     else:
         raise ValueError(
-            f"expected the network to return logits (1, N), a tuple or a dict of such; got {_told(output)}"
+            f"expected the network to return logits (1, N), or a tuple or a dict of them; "
+            f"got {_describe(output)}"
         )
-    found = {name: part for name, part in parts.items() if _is_row(part, batch)}
-    if not found:
-        told = ", ".join(f"{name}: {_told(part)}" for name, part in parts.items())
+    rows = {name: part for name, part in parts.items() if _is_row(part, batch)}
+    if not rows:
+        got = ", ".join(f"{name}: {_describe(part)}" for name, part in parts.items())
         raise ValueError(
-            f"expected the network to return logits (1, N) with N > 1, got {told or 'nothing'}"
+            f"expected the network to return logits (1, N) with N > 1, got {got or 'nothing'}"
         )
-    return found
+    return rows
 
 
 def pick_output(outputs: Mapping[str, Any], name: str | None) -> str:
-    """Return the name of the output asked for, or the first one's; KeyError lists what there is."""
+    """Return `name`, or the first output's name if it is None; KeyError lists the outputs."""
     if name is None:
         return next(iter(outputs))
     if name not in outputs:
@@ -48,9 +52,31 @@ def pick_output(outputs: Mapping[str, Any], name: str | None) -> str:
 
 
 def are_probabilities(row: torch.Tensor) -> bool:
-    """Tell whether numbers (N,) are a softmax: none negative, their sum 1."""
+    """Return whether numbers (N,) are a softmax: none negative, and their sum is 1."""
     row = row.detach()
     return bool(row.min() >= 0) and abs(float(row.sum()) - 1) < 1e-3 and bool(row.isfinite().all())
+
+
+def as_logits(rows: torch.Tensor) -> torch.Tensor:
+    """Return outputs (batch, N) as float32 logits.
+
+    The logarithms of probabilities are logits up to a constant.
+    """
+    rows = rows.float()
+    return rows.clamp(min=1e-30).log() if are_probabilities(rows[0]) else rows
+
+
+def tensors_in(output: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors in what a network returns, however they are packed."""
+    if isinstance(output, torch.Tensor):
+        yield output
+        return
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    elif dataclasses.is_dataclass(output):
+        output = list(vars(output).values())
+    for part in output if isinstance(output, (tuple, list)) else ():
+        yield from tensors_in(part)
 
 
 def _is_row(part: Any, batch: int) -> bool:
@@ -62,7 +88,7 @@ def _is_row(part: Any, batch: int) -> bool:
     )
 
 
-def _told(part: Any) -> str:
-    return (
-        f"a tensor {tuple(part.shape)}" if isinstance(part, torch.Tensor) else type(part).__name__
-    )
+def _describe(part: Any) -> str:
+    if isinstance(part, torch.Tensor):
+        return f"a tensor {tuple(part.shape)}"
+    return type(part).__name__

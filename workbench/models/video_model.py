@@ -1,8 +1,11 @@
-"""A network with what it takes to feed it a clip and to name its outputs."""
+"""A network with what it takes to feed it a clip and to name its outputs.
+
+`VideoModel.run` is the only place in the package where a network is called.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
@@ -13,11 +16,29 @@ import torch
 from torch import nn
 
 from ..clips.clip import Clip
+from .hooks import Call, Observer, Taken, find_module, observing, taking
 from .input_spec import InputSpec
 from .memory_formats import faster_channels_last, in_channels_last
-from .outputs import are_probabilities, named_outputs, pick_output
+from .outputs import are_probabilities, as_logits, named_outputs, pick_output
 
-__all__ = ["VideoModel", "bare", "find_module", "wrap_model"]
+__all__ = ["Pass", "VideoModel", "bare", "find_module", "wrap_model"]
+
+# What a network raises when its input has the wrong shape or type.
+UNSUITABLE = (RuntimeError, IndexError, TypeError, AttributeError, AssertionError, ValueError)
+TENSOR_RATE = 25.0  # frames per second of a bare tensor, which knows no time
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one forward pass gave.
+
+    Attributes:
+        outputs: the network's outputs by name, each (N, classes).
+        taken: the outputs of the layers asked for, see `hooks.taking`.
+    """
+
+    outputs: dict[str, torch.Tensor]
+    taken: Taken
 
 
 @dataclass(eq=False, repr=False)
@@ -25,15 +46,16 @@ class VideoModel:
     """A network, how it takes clips, and its class names.
 
     Attributes:
-        module: the network, (1, 3, T, H, W) to logits (1, N), or to several in a tuple or a dict. It is the user's:
-            nothing here changes it for good.
+        module: the network, (1, 3, T, H, W) to logits (1, N), or to several outputs in a tuple or a
+            dict. It belongs to the user: nothing here changes it for good.
         input: how clips become its input.
         classes: N names; None numbers them once the first logits are seen.
-        layer, head: dotted names of the layer to explain and of its linear head; None: found and proved.
-        output: which of several outputs is meant; None: the first.
+        layer, head: dotted names of the layer to explain and of its linear head; None: found and
+            proved.
+        output: which of several outputs is meant; None: the one that has as many classes as there
+            are names, or the first.
         name: what to call the model.
-        precision: on a GPU run in torch.float16 or torch.bfloat16 (autocast); None: as the weights are.
-        compile: run it through torch.compile, which takes its time at the first clip. Not where gradients are needed.
+        precision: torch.float16 or torch.bfloat16 to run in mixed precision; None: as the weights.
         named: class names of further outputs.
     """
 
@@ -45,13 +67,9 @@ class VideoModel:
     name: str = ""
     output: str | None = None
     precision: torch.dtype | None = None
-    compile: bool = False
     named: dict[str, list[str]] = field(default_factory=dict)
-    found: Any = field(default=None, init=False)  # what explain learnt about the network
-    formats: dict[Any, bool] = field(
-        default_factory=dict, init=False
-    )  # where channels last was measured faster
-    _compiled: Any = field(default=None, init=False)
+    # Whether channels last is the faster memory format, by input size and kind of device.
+    _faster_last: dict[Any, bool] = field(default_factory=dict, init=False)
 
     @property
     def network(self) -> nn.Module:
@@ -65,18 +83,20 @@ class VideoModel:
         return torch.device("cpu") if first is None else first.device
 
     def prepare(self, clip: Clip | torch.Tensor) -> tuple[Clip, torch.Tensor]:
-        """Return the clip as the network sees it, and the input (1, 3, T, H, W) on the model's device.
+        """Return the clip as the network sees it, and the input (1, 3, T, H, W) on its device.
 
-        A ready tensor (1, 3, T, H, W) is taken as it is. Raises ValueError for another shape, TypeError for
-        another type.
+        A ready tensor (1, 3, T, H, W) is taken as it is.
+
+        Raises:
+            ValueError: a tensor of another shape, or a clip that is too short or too small.
+            TypeError: neither a clip nor a tensor.
         """
         if isinstance(clip, torch.Tensor):
             if clip.ndim != 5 or clip.shape[0] != 1 or clip.shape[1] != 3:
                 raise ValueError(
                     f"expected a tensor (1, 3, T, H, W) of one clip, got {tuple(clip.shape)}"
                 )
-            rate = 25.0  # a tensor knows no time; frames are then as good as numbered
-            return Clip(self.input.picture(clip), rate), clip.to(self.device)
+            return Clip(self.input.picture(clip), TENSOR_RATE), clip.to(self.device)
         if not isinstance(clip, Clip):
             raise TypeError(
                 f"expected a wb.Clip or a tensor (1, 3, T, H, W), got {type(clip).__name__}. "
@@ -85,18 +105,114 @@ class VideoModel:
         seen = self.input.view(clip)
         return seen, self.input.tensor(seen, self.device)
 
-    def class_names(self, output: str, count: int) -> list[str]:
-        """Return the names of an output's `count` classes; numbers where none were given.
+    def run(
+        self,
+        x: torch.Tensor,
+        take: Iterable[Call] = (),
+        *,
+        gradients_from: Iterable[Call] = (),
+        observe: Observer | None = None,
+        network: nn.Module | None = None,
+        training: bool = False,
+    ) -> Pass:
+        """Run the network once on inputs (N, 3, T, H, W).
 
-        Raises ValueError for another number of names.
+        It runs in eval mode, in `precision`, in the memory format that was measured to be the
+        faster one for such inputs, and outside a user's own inference mode and autocast. Training
+        flags, hooks, memory format and the input are as before on every way out.
+
+        Args:
+            x: what `prepare` returns, or several of them concatenated.
+            take: calls of layers whose outputs to return.
+            gradients_from: those of them at which gradients begin; without any, none are recorded.
+            observe: called with every layer's name, inputs and output.
+            network: what to call in place of the bare network: the same one inside a wrapper.
+            training: leave mode, precision, memory format and gradients as they are, and do not
+                check for NaN: a training step does that for itself.
+
+        Raises:
+            ValueError: the network does not take such an input, returns no logits, or gives NaN;
+                the message names the first weights or the first layer that hold it.
+            KeyError: a layer in `take` does not exist or was not called.
+        """
+        calls, starts = set(take), set(gradients_from)
+        called = network or self.network
+        if training:
+            return Pass(named_outputs(self._call(called, x), len(x)), {})
+        # A user's own inference mode would leave tensors that refuse to be differentiated.
+        with (
+            torch.inference_mode(False),
+            _eval_mode(self.network),
+            torch.autocast(x.device.type, self.precision, enabled=self.precision is not None),
+            self._memory_format(called, x),
+        ):
+            with (
+                torch.inference_mode(not starts),
+                torch.no_grad(),
+                taking(self.network, calls, gradients_from=starts) as taken,
+                observing(self.network, observe) if observe else nullcontext(),
+            ):
+                output = self._call(called, x)
+                outputs = named_outputs(output, len(x))
+            if not all(each.isfinite().all() for each in chain(outputs.values(), *taken.values())):
+                self._raise_on_nan(called, x)
+        if missing := calls - set(taken):
+            raise KeyError(f"{', '.join(call.layer for call in missing)} gave no tensor")
+        if starts:
+            return Pass(outputs, taken)
+        # Inference tensors would refuse to take part in a user's own gradients.
+        outputs = {name: each.clone() for name, each in outputs.items()}
+        taken = {call: [each.clone() for each in copies] for call, copies in taken.items()}
+        return Pass(outputs, taken)
+
+    def main_output(self, outputs: Mapping[str, torch.Tensor]) -> str:
+        """Return the name of the output that is meant, of several (…, classes)."""
+        if self.output is not None:
+            return pick_output(outputs, self.output)
+        count = None if self.classes is None else len(self.classes)
+        fitting = (name for name, each in outputs.items() if each.shape[-1] == count)
+        return next(fitting, next(iter(outputs)))
+
+    def logits(self, clip: Clip | torch.Tensor) -> torch.Tensor:
+        """Return the logits (N,) of a clip.
+
+        If the network ends in a softmax, these are the logarithms of its probabilities: logits up
+        to a constant.
+        """
+        _, x = self.prepare(clip)
+        outputs = self.run(x).outputs
+        return as_logits(outputs[self.main_output(outputs)])[0]
+
+    def score(self, target: int | str, batch: int = 4) -> Callable[[np.ndarray], np.ndarray]:
+        """Return a function from clips (N, T, H, W, 3) uint8 to a class's probability (N,).
+
+        The clips are as the network sees them; `batch` of them pass through it at a time. Deletion
+        and insertion call it.
+        """
+
+        def probability(frames: np.ndarray) -> np.ndarray:
+            values = []
+            for start in range(0, len(frames), batch):
+                part = np.ascontiguousarray(frames[start : start + batch])
+                x = self.input.normalise(torch.from_numpy(part).to(self.device))
+                values.append(self._probability(x, target))
+            return np.concatenate(values)
+
+        return probability
+
+    def class_names(self, output: str, count: int, *, main: bool = True) -> list[str]:
+        """Return the names of an output's `count` classes; numbers if none were given.
+
+        `classes` names those of the main output; `main` says whether this is it.
+
+        Raises:
+            ValueError: there is another number of names.
         """
         numbers = [str(number) for number in range(count)]
         if output in self.named:
             names = self.named[output]
-        elif self.output in (None, output):
-            if self.classes is None or self.classes == [
-                str(number) for number in range(len(self.classes))
-            ]:
+        elif main:
+            if self.classes is None or self.classes == [str(n) for n in range(len(self.classes))]:
                 self.classes = numbers
             names = self.classes
         else:
@@ -107,125 +223,84 @@ class VideoModel:
             )
         return names
 
-    @contextmanager
-    def evaluating(self) -> Iterator[nn.Module]:
-        """Lend the network in eval mode; every training flag is as before on leaving."""
-        network = self.network
-        flags = [(part, part.training) for part in network.modules()]
-        network.eval()
-        try:
-            yield network
-        finally:
-            for part, flag in flags:
-                part.training = flag
+    def _probability(self, x: torch.Tensor, target: int | str) -> np.ndarray:
+        """Return a class's probability (N,) for inputs (N, 3, T, H, W)."""
+        outputs = self.run(x).outputs
+        name = self.main_output(outputs)
+        rows = outputs[name].float()
+        names = self.class_names(name, rows.shape[1])
+        number = names.index(target) if isinstance(target, str) else target
+        probabilities = rows if are_probabilities(rows[0]) else rows.softmax(1)
+        return probabilities[:, number].cpu().numpy()
 
     @contextmanager
-    def running(self, x: torch.Tensor) -> Iterator[nn.Module]:
-        """Lend the network in eval mode and in the memory format that is the faster one for inputs like `x`.
+    def _memory_format(self, network: nn.Module, x: torch.Tensor) -> Iterator[None]:
+        """Use the faster memory format for inputs like `x`; which one it is gets measured once."""
+        key = (tuple(x.shape[1:]), x.device.type)
+        if key not in self._faster_last:
+            first = x[:1]
+            self._faster_last[key] = faster_channels_last(
+                self.network, lambda: self._call(network, first)
+            )
+        with in_channels_last(self.network) if self._faster_last[key] else nullcontext():
+            yield
 
-        Which one that is gets measured once for each size and device. Everything is as before on leaving.
-        """
-        with (
-            self.evaluating() as network,
-            torch.autocast(x.device.type, self.precision, self.precision is not None),
-        ):
-            key = (tuple(x.shape[1:]), x.device.type)
-            if key not in self.formats:
-                self.formats[key] = faster_channels_last(network, lambda: self.call(network, x))
-            with in_channels_last(network) if self.formats[key] else nullcontext():
-                yield network
-
-    def call(self, network: nn.Module, x: torch.Tensor, fast: bool = False) -> Any:
-        """Return what the network says of an input (N, 3, T, H, W); `fast`: compiled, if this model is to be.
-
-        Raises ValueError where it does not take one: of so many frames or pixels, of three channels, or as a tensor.
-        """
-        if fast and self.compile:
-            if self._compiled is None:
-                self._compiled = torch.compile(network)
-            network = self._compiled
-        # A network may write into its input; one that `module.compile()` was called on hides its layers from hooks.
-        run = (
-            network._call_impl
-            if getattr(network, "_compiled_call_impl", None) is not None
-            else network
-        )
-        dtype = next(
-            (each.dtype for each in network.parameters() if each.is_floating_point()), x.dtype
-        )
+    def _call(self, network: nn.Module, x: torch.Tensor) -> Any:
+        """Return what a network returns for inputs (N, 3, T, H, W); refuse unsuitable ones."""
+        # `module.compile()` hides the layers from hooks: call what it compiled.
+        hidden = getattr(network, "_compiled_call_impl", None) is not None
+        run = network._call_impl if hidden else network
+        floats = (each.dtype for each in network.parameters() if each.is_floating_point())
+        # A network may write into its input, so it gets a copy.
+        arranged = self.input.arrange(x.to(next(floats, x.dtype), copy=True))
         try:
-            return run(self.input.arrange(x.to(dtype, copy=True)))
-        except (
-            RuntimeError,
-            IndexError,
-            TypeError,
-            AttributeError,
-            AssertionError,
-            ValueError,
-        ) as error:
+            return run(arranged)
+        except UNSUITABLE as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            wanted = next(
-                (part for part in network.modules() if isinstance(part, (nn.Conv2d, nn.Conv3d))),
-                None,
-            )
-            takes = (
-                ""
-                if wanted is None
-                else f" Its first convolution takes {wanted.in_channels} channels."
-            )
-            raise ValueError(
-                f"{type(network).__name__} does not take an input {tuple(x.shape)} (N, 3, T, H, W): {error}.{takes} "
-                "Frames and pixels are those of InputSpec(frames=, resize=, crop=); a list of inputs needs pathways=; "
-                "a 2-D network goes into wb.TSN"
-            ) from error
+            raise ValueError(self._unsuitable(network, x, error)) from error
 
-    def logits(self, clip: Clip | torch.Tensor) -> torch.Tensor:
-        """Return the logits (N,) of a clip, in eval mode and without gradients.
+    @staticmethod
+    def _unsuitable(network: nn.Module, x: torch.Tensor, error: Exception) -> str:
+        convolutions = (m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d)))
+        first = next(convolutions, None)
+        takes = (
+            "" if first is None else f" Its first convolution takes {first.in_channels} channels."
+        )
+        return (
+            f"{type(network).__name__} does not take an input {tuple(x.shape)} (N, 3, T, H, W): "
+            f"{error}.{takes} Frames and pixels are those of InputSpec(frames=, resize=, crop=); a "
+            "list of inputs needs pathways=; a 2-D network goes into wb.TSN"
+        )
 
-        Of a network that ends in a softmax, the logarithms of its probabilities: logits up to a constant.
-        """
-        _, x = self.prepare(clip)
-        with self.running(x) as network, torch.no_grad():
-            outputs = named_outputs(self.call(network, x, fast=True))
-        row = outputs[pick_output(outputs, self.output)][0].float()
-        return row.clamp(min=1e-30).log() if are_probabilities(row) else row
-
-    def score(self, target: int | str, batch: int = 4) -> Callable[[np.ndarray], np.ndarray]:
-        """Return a function from clips (N, T, H, W, 3) uint8, as the network sees them, to a class's probability (N,).
-
-        It is what deletion and insertion ask. `batch` clips pass through the network at a time.
-        """
-
-        def probability(frames: np.ndarray) -> np.ndarray:
-            values = []
-            for start in range(0, len(frames), batch):
-                part = torch.from_numpy(np.ascontiguousarray(frames[start : start + batch])).to(
-                    self.device
+    def _raise_on_nan(self, network: nn.Module, x: torch.Tensor) -> None:
+        """Raise ValueError naming what first held NaN or infinite values."""
+        if not x.isfinite().all():
+            raise ValueError("the input holds NaN or infinite values")
+        for name, value in chain(network.named_parameters(), network.named_buffers()):
+            if value.is_floating_point() and not value.isfinite().all():
+                raise ValueError(
+                    f"the network's {name} holds NaN or infinite values: "
+                    "its training or its file is broken"
                 )
-                x = self.input.normalise(part)
-                with self.running(x[:1]) as network, torch.inference_mode():
-                    output = self.call(network, x, fast=True)
-                values.append(self._probability(output, target, len(x)))
-            return np.concatenate(values)
+        layers: list[str] = []
 
-        return probability
+        def observer(layer: str, _inputs: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor) and not output.isfinite().all():
+                layers.append(layer)
 
-    def _probability(self, output: Any, target: int | str, batch: int) -> np.ndarray:
-        outputs = named_outputs(output, batch)
-        name = pick_output(outputs, self.output)
-        output = outputs[name]
-        names = self.class_names(name, output.shape[1])
-        number = names.index(target) if isinstance(target, str) else target
-        rows = output.float()
-        return (rows if are_probabilities(rows[0]) else rows.softmax(1))[:, number].cpu().numpy()
+        with torch.no_grad(), observing(self.network, observer):
+            self._call(network, x)
+        if layers:
+            raise ValueError(f"layer {layers[0]!r} is the first to give NaN or infinite values")
+        raise ValueError("the logits hold NaN or infinite values")
 
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.module.parameters())
         classes = "?" if self.classes is None else len(self.classes)
         return (
-            f"<VideoModel {self.name or type(self.module).__name__}: {count:,} parameters, {classes} classes, "
-            f"{self.input.frames} frames, {self.device}>"
+            f"<VideoModel {self.name or type(self.module).__name__}: {count:,} parameters, "
+            f"{classes} classes, {self.input.frames} frames, {self.device}>"
         )
 
 
@@ -239,50 +314,61 @@ def wrap_model(
     name: str = "",
     output: str | None = None,
     precision: torch.dtype | None = None,
-    compile: bool = False,
 ) -> VideoModel:
-    """Make any video network that is at hand as an `nn.Module` ready for `wb.explain`.
+    """Make any video network that is an `nn.Module` ready for `wb.explain`.
 
     Args:
-        module: (1, 3, T, H, W), or what `input` says, to logits (1, N) or several of them; used as it is, not copied.
-        input: how it takes clips; None: 16 frames of 224×224 in [0, 1], of a TSN as many as its segments.
-        classes: N names, or None to number them; for a network of several outputs a dict of names by output.
-        layer, head: dotted names of the layer to explain and of its head; None: found by the completeness test.
-        device: moved there if given (this changes the module in place, as `module.to` does).
-        name: what to call it; "": as its class.
-        output: of several outputs the one to explain first, by its key, or its position as a text.
-        precision: torch.float16 or torch.bfloat16 to run a GPU in mixed precision.
-        compile: run it through torch.compile, for many clips of one size.
+        module: (1, 3, T, H, W), or what `input` describes, to logits (1, N) or several of them. It
+            is used as it is, not copied.
+        input: how it takes clips; None: 16 frames of 224×224 in [0, 1] (a TSN: one frame for each
+            of its segments).
+        classes: N names; None numbers them. For a network with several outputs, a dict of names by
+            output.
+        layer, head: dotted names of the layer to explain and of its head; None: found by the
+            completeness test.
+        device: the module is moved there, in place, as `module.to` does; None: it stays.
+        name: what to call it; "": the name of its class.
+        output: which of several outputs to explain first, by key, or by position as a text.
+        precision: torch.float16 or torch.bfloat16 to run in mixed precision, which halves the
+            memory that a GPU needs.
 
     Raises:
         TypeError: not an `nn.Module`.
-        KeyError: no layer of that name; the message lists the near names.
+        KeyError: no layer of that name; the message lists the nearest names.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"expected a torch.nn.Module, got {type(module).__name__}")
     if isinstance(module, torch.jit.ScriptModule):
-        raise TypeError(
-            "a TorchScript module hides its layers: give the module that it was made from"
-        )
-    for what in (layer, head):
-        if what is not None:
-            find_module(bare(module), what)
+        raise TypeError("a TorchScript module hides its layers: give the module it was made from")
+    for wanted in (layer, head):
+        if wanted is not None:
+            find_module(bare(module), wanted)
     if device is not None:
         module = module.to(device)
-    name = name or type(bare(module)).__name__
     spec = input or InputSpec(getattr(module, "segments", 16), resize=256, crop=224)
+    named: dict[str, list[str]] = {}
+    names = None
     if isinstance(classes, Mapping):
-        named = {key: _names(each) for key, each in classes.items()}
+        named = {key: _names(values) for key, values in classes.items()}
         output = pick_output(named, output)
-        return VideoModel(
-            module, spec, named[output], layer, head, name, output, precision, compile, named
-        )
-    names = None if classes is None else _names(classes)
-    return VideoModel(module, spec, names, layer, head, name, output, precision, compile)
+        names = named[output]
+    elif classes is not None:
+        names = _names(classes)
+    return VideoModel(
+        module,
+        spec,
+        classes=names,
+        layer=layer,
+        head=head,
+        name=name or type(bare(module)).__name__,
+        output=output,
+        precision=precision,
+        named=named,
+    )
 
 
 def bare(module: nn.Module) -> nn.Module:
-    """Return the network inside DataParallel, DistributedDataParallel and torch.compile's wrappers."""
+    """Return the network inside DataParallel, DistributedDataParallel and torch.compile."""
     while True:
         if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             module = module.module
@@ -292,15 +378,16 @@ def bare(module: nn.Module) -> nn.Module:
             return module
 
 
-def find_module(module: nn.Module, name: str) -> nn.Module:
-    """Return a submodule by its dotted name; raises KeyError with the nearest names where there is none."""
-    import difflib
-
-    names = dict(module.named_modules())
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=5, cutoff=0.4) or list(names)[-5:]
-        raise KeyError(f"no layer {name!r} in {type(module).__name__}; near: {', '.join(near)}")
-    return names[name]
+@contextmanager
+def _eval_mode(network: nn.Module) -> Iterator[None]:
+    """Put a network in eval mode for a while, then give every part its own flag back."""
+    flags = [(part, part.training) for part in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for part, flag in flags:
+            part.training = flag
 
 
 def _names(classes: Sequence[str]) -> list[str]:

@@ -29,7 +29,8 @@ from ..metrics.perturbation import (
 from ..metrics.temporal import temporal_auc, temporal_iou, temporal_variation
 from ..models.input_spec import InputSpec
 from ..models.video_model import VideoModel
-from ..saliency.explanations import Explanation, explain
+from ..saliency.explaining import explain
+from ..saliency.explanation import Explanation
 from ..saliency.tubes import Tube
 from .randomisation import randomised
 

@@ -33,7 +33,7 @@ from ..metrics.temporal import temporal_auc
 from ..models.input_spec import InputSpec
 from ..models.video_model import VideoModel
 from ..models.zoo import load_model
-from ..saliency.explanations import Explanation
+from ..saliency.explanation import Explanation
 from ..saliency.tubes import Tube
 from ..views.overlays import focus, heat
 from ..views.pictures import filmstrip

@@ -13,7 +13,7 @@ from torch import nn
 from ..clips.clip import Clip
 from ..metrics.agreement import rank_correlation, structural_similarity
 from ..models.video_model import VideoModel, find_module
-from ..saliency.explanations import explain
+from ..saliency.explaining import explain
 
 __all__ = ["cascading_randomisation", "randomised"]
 
@@ -71,7 +71,6 @@ def cascading_randomisation(
     losing = replace(
         model, module=copy.deepcopy(model.network), layer=layer
     )  # the same layer at every stage
-    losing.formats.update(model.formats)
     total = sum(parameter.numel() for parameter in losing.module.parameters())
     generator = torch.Generator().manual_seed(seed)
     rows, done = [], 0

@@ -22,7 +22,7 @@ from ..datasets.samples import FOLDER, SPLITS, dataset
 from ..datasets.table import Dataset
 from ..models.video_model import VideoModel
 from ..models.zoo import load_model
-from ..saliency.explanations import explain
+from ..saliency.explaining import explain
 from ..saliency.tubes import Tube, tau_for_share
 from .evaluation import Method, baselines, faithfulness
 from .randomisation import cascading_randomisation

@@ -8,6 +8,7 @@ from torch import nn
 
 from ..datasets.table import Dataset
 from ..models.video_model import VideoModel, find_module
+from ..saliency.layer_search import proved_head
 
 __all__ = ["copy_for"]
 
@@ -24,13 +25,7 @@ def copy_for(model: VideoModel, data: Dataset, head: str | None) -> tuple[VideoM
         str(number) for number in range(len(known))
     ]  # as explain numbers them
     ends = {name: outputs for name, part in module.named_modules() if (outputs := _outputs(part))}
-    proved = (
-        target.head
-        for found in (model.found or {}).values()
-        for target in found.targets.values()
-        if target.head
-    )
-    name = head or model.head or next(proved, None)
+    name = head or model.head or proved_head(model)
     if name is None:
         name = next(
             (each for each in reversed(ends) if known is None or ends[each] == len(known)), None

@@ -198,7 +198,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         targets = targets.to(self.accelerator.device)
-        logits = self._logits(frames)
+        logits = self._logits(frames, training=True)
         loss = nn.functional.cross_entropy(logits, targets)
         mean, accuracy = self._shared(
             loss.detach() * len(targets), (logits.argmax(1) == targets).sum(), len(targets)
@@ -255,15 +255,16 @@ class Run:
             self.best = {"state_dict": state, "epoch": epoch, "accuracy": accuracy, "loss": mean}
             self._write("best.pt", {**self.best, "classes": self.tuned.classes})
 
-    def _logits(self, frames: torch.Tensor) -> torch.Tensor:
+    def _logits(self, frames: torch.Tensor, *, training: bool = False) -> torch.Tensor:
         """Return logits (N, classes) of clips (N, T, H, W, 3) uint8."""
-        device_frames = frames.to(self.accelerator.device, non_blocking=True)
-        logits = self.network(self.tuned.input.normalise(device_frames))
+        x = self.tuned.input.normalise(frames.to(self.accelerator.device, non_blocking=True))
+        outputs = self.tuned.run(x, network=self.network, training=training).outputs
+        logits = outputs[self.tuned.main_output(outputs)]
         expected = (len(frames), len(self.tuned.classes or ()))
-        if not isinstance(logits, torch.Tensor) or logits.shape != expected:
-            got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        if logits.shape != expected:
             raise ValueError(
-                f"expected the network to return logits {expected}, got {got}: name its head with head="
+                f"expected the network to return logits {expected}, got {tuple(logits.shape)}: "
+                "name its head with head="
             )
         return logits.float()
 

@@ -15,7 +15,8 @@ import pandas as pd
 
 from ..datasets.table import Dataset
 from ..models.video_model import VideoModel
-from ..saliency.explanations import Explanation, explain
+from ..saliency.explaining import explain
+from ..saliency.explanation import Explanation
 from .explorer import Explorer, explore, guarded
 
 __all__ = ["Browser", "browse"]

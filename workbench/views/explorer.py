@@ -24,7 +24,7 @@ import ipywidgets as widgets
 import numpy as np
 
 from ..clips.clip import Clip
-from ..saliency.explanations import Explanation
+from ..saliency.explanation import Explanation
 from ..saliency.tubes import Tube, tau_for_share
 from .panels import ROOM, VIEWS, FigureWidget, Fit, Panel
 from .volumes import timeline_figure, update_timeline

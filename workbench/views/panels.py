@@ -16,7 +16,7 @@ import traitlets
 from PIL import Image
 
 from ..clips.clip import Clip
-from ..saliency.explanations import Explanation
+from ..saliency.explanation import Explanation
 from ..saliency.tubes import Tube
 from .overlays import focus, heat
 from .pictures import draw_boxes

@@ -1,0 +1,186 @@
+"""Explaining: one forward pass, from which any Saliency Tube follows.
+
+`explain` runs a network on a clip and keeps the activation maps of the target layer and the class
+weights: those of the linear head if `layer_search` has proved it, gradients otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from ..clips.clip import Clip
+from ..models.outputs import as_logits
+from ..models.video_model import Pass, VideoModel, find_module
+from .class_weights import KINDS, GradientWeights, HeadWeights, RecordedGraph, join_calls
+from .explanation import Explanation
+from .layer_search import (
+    Choices,
+    LayerChoice,
+    choose_layers,
+    linear_head,
+    residual,
+    tolerance,
+)
+
+__all__ = ["explain", "explain_batch"]
+
+
+def explain(
+    model: VideoModel, clip: Clip | torch.Tensor, weights: str | None = None
+) -> Explanation:
+    """Run a model on a clip once, and keep what every tube needs.
+
+    Args:
+        model: from `wb.load_model` or `wb.wrap_model`. On its first clip the target layer and its
+            head are searched for (or `model.layer`, `model.head` taken) and remembered, and the
+            faster memory format is measured.
+        clip: a `Clip`; one with more frames than the network takes is sampled as `model.input`
+            says. A ready tensor (1, 3, T, H, W) is taken as it is.
+        weights: None: those of the head if it is pooled and linear, gradients otherwise.
+            "gradient", "gradient++" or "layer" ask for those, see `saliency.class_weights`.
+
+    Returns:
+        An `Explanation` of the first output, if the network has several (or of `model.output`). The
+        network's training flags, hooks, gradients and memory format are as before.
+
+    Raises:
+        ValueError: a clip of the wrong length or size, NaN in the network, no layer with a
+            spatio-temporal map, or another number of class names than of logits.
+        KeyError: `model.layer` or `model.head` names no module.
+    """
+    return explain_batch(model, [clip], weights)[0]
+
+
+def explain_batch(
+    model: VideoModel, clips: Sequence[Clip | torch.Tensor], weights: str | None = None
+) -> list[Explanation]:
+    """Explain several clips of one size by one forward pass; see `explain`."""
+    if not isinstance(model, VideoModel):
+        got = type(model).__name__
+        raise TypeError(f"expected a model from wb.wrap_model or wb.load_model, got {got}")
+    if weights is not None and weights not in KINDS:
+        raise ValueError(f"weights: expected None or one of {', '.join(KINDS)}; got {weights!r}")
+    # A user's own inference mode would leave tensors that cannot be differentiated; autocast rounds.
+    with torch.inference_mode(False), torch.autocast(model.device.type, enabled=False):
+        prepared = [model.prepare(clip) for clip in clips]
+        seen = [clip for clip, _ in prepared]
+        x = torch.cat([tensor for _, tensor in prepared])
+        if not x.isfinite().all():
+            raise ValueError("the input holds NaN or infinite values")
+        # The network may have changed since it was searched: then search once more.
+        for again in (False, True):
+            choices = choose_layers(model, x[:1], again=again)
+            try:
+                return _explanations(model, seen, x, choices, weights)
+            except _OutdatedError:
+                continue
+    network = type(model.network).__name__
+    raise ValueError(f"{network} gives another answer for the same clip each time")
+
+
+class _OutdatedError(Exception):
+    """The remembered choice of layers does not hold for the network as it is now."""
+
+
+def _explanations(
+    model: VideoModel, clips: list[Clip], x: torch.Tensor, choices: Choices, weights: str | None
+) -> list[Explanation]:
+    """Return the explanation of each clip by these layers."""
+    # One pass serves all outputs. Gradients begin at the layers of those that need them.
+    calls, starts = set(), set()
+    for choice in choices.values():
+        sites = {site.call for site in choice.sites}
+        calls |= sites if choice.logits is None else {*sites, choice.logits}
+        if weights is not None or choice.head is None:
+            starts |= sites
+    try:
+        passed = model.run(x, calls, gradients_from=starts)
+        logits = {name: _logits(passed, choice, len(x)) for name, choice in choices.items()}
+    except KeyError as error:  # a layer or an output is gone, or is called less often
+        raise _OutdatedError from error
+    main = model.main_output(logits)
+    by_output = {}
+    for name, choice in choices.items():
+        classes = model.class_names(name, logits[name].shape[1], main=name == main)
+        by_output[name] = _of_output(
+            model, clips, passed, choice, logits[name], classes=classes, weights=weights
+        )
+    explained = []
+    for number in range(len(clips)):
+        siblings = {name: explanations[number] for name, explanations in by_output.items()}
+        several = siblings if len(siblings) > 1 else {}
+        explained.append(replace(siblings[main], _siblings=several))
+    return explained
+
+
+def _logits(passed: Pass, choice: LayerChoice, batch: int) -> torch.Tensor:
+    """Return the logits (N, classes) of an output, with gradients if they were recorded."""
+    recording = any(each.requires_grad for copies in passed.taken.values() for each in copies)
+    with torch.set_grad_enabled(recording):
+        if choice.logits is None:
+            return as_logits(passed.outputs[choice.output])
+        return passed.taken[choice.logits][-1].reshape(batch, -1).float()
+
+
+def _of_output(
+    model: VideoModel,
+    clips: list[Clip],
+    passed: Pass,
+    choice: LayerChoice,
+    logits: torch.Tensor,
+    *,
+    classes: list[str],
+    weights: str | None,
+) -> list[Explanation]:
+    """Return the explanation of one output for each clip."""
+    by_gradient = choice.head is None or weights is not None
+    outputs = tuple(passed.taken[site.call] for site in choice.sites)
+    layouts = tuple(site.layout for site in choice.sites)
+    # A gradient is with respect to the layer's own output, before a ReLU that is not a layer.
+    batched = [
+        (layout.arranged if by_gradient else layout.maps)(join_calls(output).detach()).float()
+        for layout, output in zip(layouts, outputs)
+    ]
+    graph = RecordedGraph(logits, outputs, layouts) if by_gradient else None
+    explanations = []
+    for number, clip in enumerate(clips):
+        maps = tuple(each[number].contiguous() for each in batched)
+        values = logits[number].detach()
+        weighting: HeadWeights | GradientWeights
+        if graph is None:
+            weighting = _head_weights(model, choice, maps, values)
+        else:
+            weighting = GradientWeights(weights or "gradient", graph, number, maps)
+        explanations.append(
+            Explanation(
+                logits=values,
+                maps=maps,
+                weighting=weighting,
+                layer=choice.layer,
+                clip=clip,
+                classes=classes,
+                model=model.name,
+                output=choice.output,
+            )
+        )
+    return explanations
+
+
+def _head_weights(
+    model: VideoModel, choice: LayerChoice, maps: tuple[torch.Tensor, ...], logits: torch.Tensor
+) -> HeadWeights:
+    """Return the head's weights, after testing on this clip that they give the logits."""
+    head = linear_head(find_module(model.network, choice.head or ""))
+    if head is None:
+        raise _OutdatedError
+    means = torch.cat([each.mean((1, 2, 3)) for each in maps])
+    if len(means) != head.weight.shape[1] or len(logits) != len(head.weight):
+        raise _OutdatedError
+    missed = residual(means, head, logits)
+    if not missed <= tolerance(model):
+        raise _OutdatedError
+    widths = tuple(map(len, maps))
+    return HeadWeights(head.weight.clone(), head.bias.clone(), missed, widths)

@@ -1,0 +1,126 @@
+"""What every layer of a network gave in one forward pass: shapes and pooled maps, not the outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..models.hooks import EVERY, Call
+from .layouts import Grid, Layout, pooled, possible_layouts
+
+__all__ = ["LayerOutput", "Recorder"]
+
+SMALL = 1 << 15  # numbers in an output that is kept, to look for logits in it
+
+
+@dataclass(eq=False)
+class LayerOutput:
+    """What is remembered of a layer's output.
+
+    Attributes:
+        call: the layer, and which of its calls.
+        shape: of the output.
+        small: the output itself if it is small, as logits are; else None.
+        means: (C,) the means of its maps, by each layout that it may have.
+        has_parameters: whether the layer has any.
+    """
+
+    call: Call
+    shape: tuple[int, ...]
+    small: torch.Tensor | None
+    means: dict[Layout, torch.Tensor] = field(default_factory=dict)
+    has_parameters: bool = True
+
+
+class Recorder:
+    """Records the layers of a network while it runs on one clip: `model.run(x, observe=recorder)`.
+
+    Args:
+        network: the network that is observed.
+        clip: (T, H, W) of its input.
+    """
+
+    def __init__(self, network: nn.Module, clip: Grid) -> None:
+        self.clip = clip
+        self._recorded: list[LayerOutput] = []
+        self._grids: list[Grid] = []
+        self._counts: dict[str, int] = {}
+        self._with_parameters = {
+            name for name, part in network.named_modules() if any(True for _ in part.parameters())
+        }
+
+    def __call__(self, layer: str, inputs: Any, output: Any) -> None:
+        """Record one call of a layer."""
+        self._grids.extend(_grids_in((inputs, output)))
+        if not isinstance(output, torch.Tensor):
+            return
+        number = self._counts.get(layer, 0)
+        self._counts[layer] = number + 1
+        entry = LayerOutput(
+            Call(layer, number),
+            tuple(output.shape),
+            small=output.detach().clone() if output.numel() <= SMALL else None,
+            has_parameters=layer in self._with_parameters,
+        )
+        for layout in possible_layouts(entry.shape, self.clip, self._grids):
+            # torchvision's DenseNet, say, has its last ReLU in `forward`, where no hook sees it.
+            for variant in (layout, replace(layout, rectified=True)):
+                entry.means[variant] = pooled(output, variant)[0]
+        self._recorded.append(entry)
+
+    def outputs(self) -> list[LayerOutput]:
+        """Return the records in the order in which layers finished.
+
+        The calls of a layer that is called once a frame, with pictures (1, C, H', W'), become one
+        record, in the place of the last call.
+        """
+        by_layer: dict[str, list[LayerOutput]] = {}
+        for entry in self._recorded:
+            by_layer.setdefault(entry.call.layer, []).append(entry)
+        joined = {
+            layer: _joined(entries)
+            for layer, entries in by_layer.items()
+            if self._called_by_frame(entries)
+        }
+        kept = []
+        for entry in self._recorded:
+            layer = entry.call.layer
+            if layer not in joined:
+                kept.append(entry)
+            elif entry is by_layer[layer][-1]:
+                kept.append(joined[layer])
+        return kept
+
+    def _called_by_frame(self, entries: list[LayerOutput]) -> bool:
+        first = entries[0].shape
+        pictures = len(first) == 4 and first[0] == 1
+        alike = all(entry.shape == first for entry in entries)
+        return 1 < len(entries) == self.clip[0] and pictures and alike
+
+
+def _joined(entries: list[LayerOutput]) -> LayerOutput:
+    """Return one record for the calls of a layer that sees a frame at a time."""
+    last, count = entries[-1], len(entries)
+    means = {}
+    for layout in last.means:
+        over_time = replace(layout, grid=(count, *layout.grid[1:]))
+        means[over_time] = torch.stack([entry.means[layout] for entry in entries]).mean(0)
+    call = Call(last.call.layer, EVERY)
+    return replace(last, call=call, shape=(count, *last.shape[1:]), means=means)
+
+
+def _grids_in(values: Any) -> Iterator[Grid]:
+    """Yield the grids that 5-D tensors and triples of whole numbers among the values reveal."""
+    if isinstance(values, torch.Tensor):
+        if values.ndim == 5:
+            _, _, time, height, width = values.shape
+            yield (time, height, width)
+    elif isinstance(values, (tuple, list)):
+        if len(values) == 3 and all(isinstance(value, int) for value in values):
+            yield (values[0], values[1], values[2])
+        for value in values:
+            yield from _grids_in(value)
