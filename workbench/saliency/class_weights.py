@@ -97,8 +97,8 @@ class RecordedGraph:
 class GradientWeights:
     """Weights from gradients, for a head that is not average pooling and a linear layer.
 
-    On a head that is, Grad-CAM's sum of gradients over a map's voxels is the head's own weight, so τ
-    has the same units.
+    On a head that is, Grad-CAM's sum of gradients over a map's voxels is the head's own weight, so
+    τ has the same units.
 
     Attributes:
         kind: "gradient", "gradient++" or "layer".

@@ -63,7 +63,7 @@ def explain_batch(
         raise TypeError(f"expected a model from wb.wrap_model or wb.load_model, got {got}")
     if weights is not None and weights not in KINDS:
         raise ValueError(f"weights: expected None or one of {', '.join(KINDS)}; got {weights!r}")
-    # A user's own inference mode would leave tensors that cannot be differentiated; autocast rounds.
+    # Inference mode would leave tensors that cannot be differentiated, and autocast rounds.
     with torch.inference_mode(False), torch.autocast(model.device.type, enabled=False):
         prepared = [model.prepare(clip) for clip in clips]
         seen = [clip for clip, _ in prepared]

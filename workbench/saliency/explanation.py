@@ -27,7 +27,7 @@ class Explanation:
 
     Attributes:
         logits: (N,) float32.
-        maps: activation maps (C, T', H', W') float32 of the target layer, a tensor for each pathway.
+        maps: (C, T', H', W') float32 activation maps of the target layer, for each pathway.
         weighting: where the class weights come from: `HeadWeights` or `GradientWeights`.
         layer: dotted name of the target layer; of two pathways both, joined by " + ".
         clip: the clip as the network saw it; every tube has its size.
@@ -172,7 +172,7 @@ class Explanation:
         pathway: int | str | None = None,
         centred: bool = False,
     ) -> Tube:
-        """Return the Saliency Tube of a class (Eq. 1 and 2, then a cubic spline to the clip's size).
+        """Return the Saliency Tube of a class: Eq. 1 and 2, then a cubic spline to the clip's size.
 
         Args:
             target: class name or 0-based id; None: the predicted class.
@@ -201,7 +201,7 @@ class Explanation:
         return self._upsampled(parts, target=number, label=label, tau=tau, centred=centred)
 
     def feature_tube(self, channel: int) -> Tube:
-        """Return one activation map at the clip's size: what a single feature responds to (Fig. 1b).
+        """Return one activation map at the clip's size: what one feature responds to (Fig. 1b).
 
         Raises:
             IndexError: the layer has no such channel.

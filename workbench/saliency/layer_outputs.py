@@ -1,4 +1,4 @@
-"""What every layer of a network gave in one forward pass: shapes and pooled maps, not the outputs."""
+"""What every layer of a network gave in one forward pass: shapes and pooled maps."""
 
 from __future__ import annotations
 

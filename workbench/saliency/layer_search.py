@@ -1,8 +1,8 @@
 """Layer search: which layer of a network is explained, through which head, proved by running it.
 
 If a network ends in average pooling and a linear layer, the mean over (T', H', W') of
-Σ_j y_ij a_j plus the bias *is* logit i. A layer that passes this completeness test is the right one,
-and its channel axis is known. If no layer passes, the search falls back to the last layer with a
+Σ_j y_ij a_j plus the bias *is* logit i. A layer that passes this completeness test is the right
+one, and its channel axis is known. If no layer passes, the search falls back to the last layer with a
 spatio-temporal map that the logits depend on, and weights come from gradients.
 """
 

@@ -1,8 +1,8 @@
 """Layouts: how a layer's output, whatever the kind of network, is activation maps (C, T', H', W').
 
-3-D ConvNets give (N, C, T', H', W') and video Swin (N, T', H', W', C). A 2-D network that sees frames
-as a batch gives (N·T', C, H', W'). Transformers give tokens (N, L, C), or (N·T', L, C) if they see
-one frame at a time, perhaps after class tokens.
+3-D ConvNets give (N, C, T', H', W') and video Swin (N, T', H', W', C). A 2-D network that sees
+frames as a batch gives (N·T', C, H', W'). Transformers give tokens (N, L, C), or (N·T', L, C) if
+they see one frame at a time, perhaps after class tokens.
 """
 
 from __future__ import annotations

@@ -73,8 +73,8 @@ class Tube:
         tau = "all features" if self.tau is None else f"τ = {self.tau:.4g}"
         nan = ", has NaN" if np.isnan(self.volume).any() else ""
         return (
-            f"<Tube of {self.label!r}: {shape}, {self.volume.min():.4g} to {self.volume.max():.4g}, "
-            f"{tau}, {self.kept} of {self.features} kept{nan}>"
+            f"<Tube of {self.label!r}: {shape}, "
+            f"{self.volume.min():.4g} to {self.volume.max():.4g}, {tau}, {self.kept} of {self.features} kept{nan}>"
         )
 
 
@@ -167,8 +167,8 @@ def spline_matrix(source: int, target: int, centred: bool = False) -> np.ndarray
 def upsample(low: torch.Tensor, size: tuple[int, int, int], centred: bool = False) -> torch.Tensor:
     """Interpolate a map (T', H', W') to (T, H, W) by cubic splines, on the map's device.
 
-    Equals `scipy.ndimage.zoom(low, …, order=3)`, the authors' choice, to within float32. Cubic splines
-    overshoot, so the volume's range is a little wider than the map's. `centred`: see
+    Equals `scipy.ndimage.zoom(low, …, order=3)`, the authors' choice, to within float32. Cubic
+    splines overshoot, so the volume's range is a little wider than the map's. `centred`: see
     `spline_matrix`.
     """
     pairs = zip(low.shape, size, strict=True)
