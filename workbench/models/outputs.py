@@ -12,7 +12,9 @@ __all__ = ["are_probabilities", "as_logits", "named_outputs", "pick_output", "te
 
 
 def named_outputs(output: Any, batch: int = 1) -> dict[str, torch.Tensor]:
-    """Return a network's outputs by name, each (batch, N) with N > 1.
+    """Return a network's outputs by name, each (batch, N).
+
+    Outputs of a single number count only if there are no others.
 
     A single tensor is called "logits"; the entries of a tuple "0", "1", …; an entry `logits` of a
     dict or dataclass comes first.
@@ -34,11 +36,10 @@ def named_outputs(output: Any, batch: int = 1) -> dict[str, torch.Tensor]:
             f"got {_describe(output)}"
         )
     rows = {name: part for name, part in parts.items() if _is_row(part, batch)}
+    rows = {name: row for name, row in rows.items() if row.shape[1] > 1} or rows
     if not rows:
         got = ", ".join(f"{name}: {_describe(part)}" for name, part in parts.items())
-        raise ValueError(
-            f"expected the network to return logits (1, N) with N > 1, got {got or 'nothing'}"
-        )
+        raise ValueError(f"expected the network to return logits (1, N), got {got or 'nothing'}")
     return rows
 
 
@@ -84,7 +85,7 @@ def _is_row(part: Any, batch: int) -> bool:
         isinstance(part, torch.Tensor)
         and part.ndim == 2
         and len(part) == batch
-        and part.shape[1] > 1
+        and part.shape[1] > 0
     )
 
 

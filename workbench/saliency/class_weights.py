@@ -31,19 +31,23 @@ class HeadWeights:
         bias: (N,).
         residual: how far mean(map) + bias is from the logits, as a share of the largest |logit|.
         widths: how many of the C channels each pathway has.
+        norm: dotted name of a LayerNorm between pooling and head, whose standard deviation on this
+            clip is held fixed; None if the head follows the pooling.
     """
 
     matrix: torch.Tensor
     bias: torch.Tensor
     residual: float
     widths: tuple[int, ...]
+    norm: str | None = None
 
     exact = True
 
     @property
     def how(self) -> str:
         """In words, how far the weights can be relied on."""
-        return f"exact, residual {self.residual:.1e}"
+        held = "" if self.norm is None else " with this clip's LayerNorm held fixed"
+        return f"exact{held}, residual {self.residual:.1e}"
 
     def of(self, class_id: int) -> tuple[torch.Tensor, ...]:
         """Return the weights (C,) of a class for each pathway."""

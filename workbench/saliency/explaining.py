@@ -20,6 +20,7 @@ from .layer_search import (
     Choices,
     LayerChoice,
     choose_layers,
+    held_norm,
     linear_head,
     residual,
     tolerance,
@@ -29,7 +30,11 @@ __all__ = ["explain", "explain_batch"]
 
 
 def explain(
-    model: VideoModel, clip: Clip | torch.Tensor, weights: str | None = None
+    model: VideoModel,
+    clip: Clip | torch.Tensor,
+    weights: str | None = None,
+    *,
+    place: bool = True,
 ) -> Explanation:
     """Run a model on a clip once, and keep what every tube needs.
 
@@ -41,6 +46,8 @@ def explain(
             says. A ready tensor (1, 3, T, H, W) is taken as it is.
         weights: None: those of the head if it is pooled and linear, gradients otherwise.
             "gradient", "gradient++" or "layer" ask for those, see `saliency.class_weights`.
+        place: on the network's first clip, also prove how time, height and width lie in the maps,
+            by six more passes; see `saliency.place`.
 
     Returns:
         An `Explanation` of the first output, if the network has several (or of `model.output`). The
@@ -51,11 +58,15 @@ def explain(
             spatio-temporal map, or another number of class names than of logits.
         KeyError: `model.layer` or `model.head` names no module.
     """
-    return explain_batch(model, [clip], weights)[0]
+    return explain_batch(model, [clip], weights, place=place)[0]
 
 
 def explain_batch(
-    model: VideoModel, clips: Sequence[Clip | torch.Tensor], weights: str | None = None
+    model: VideoModel,
+    clips: Sequence[Clip | torch.Tensor],
+    weights: str | None = None,
+    *,
+    place: bool = True,
 ) -> list[Explanation]:
     """Explain several clips of one size by one forward pass; see `explain`."""
     if not isinstance(model, VideoModel):
@@ -72,7 +83,7 @@ def explain_batch(
             raise ValueError("the input holds NaN or infinite values")
         # The network may have changed since it was searched: then search once more.
         for again in (False, True):
-            choices = choose_layers(model, x[:1], again=again)
+            choices = choose_layers(model, x[:1], again=again, place=place)
             try:
                 return _explanations(model, seen, x, choices, weights)
             except _OutdatedError:
@@ -164,6 +175,8 @@ def _of_output(
                 classes=classes,
                 model=model.name,
                 output=choice.output,
+                place=choice.place,
+                independent=choice.independent,
             )
         )
     return explanations
@@ -179,8 +192,13 @@ def _head_weights(
     means = torch.cat([each.mean((1, 2, 3)) for each in maps])
     if len(means) != head.weight.shape[1] or len(logits) != len(head.weight):
         raise _OutdatedError
+    if choice.norm is not None:
+        norm = find_module(model.network, choice.norm)
+        if not isinstance(norm, torch.nn.LayerNorm):
+            raise _OutdatedError
+        head = held_norm(head, norm, means)
     missed = residual(means, head, logits)
     if not missed <= tolerance(model):
         raise _OutdatedError
     widths = tuple(map(len, maps))
-    return HeadWeights(head.weight.clone(), head.bias.clone(), missed, widths)
+    return HeadWeights(head.weight.clone(), head.bias.clone(), missed, widths, choice.norm)

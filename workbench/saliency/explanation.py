@@ -34,6 +34,9 @@ class Explanation:
         classes: N class names.
         model: name of the model.
         output: which of the network's outputs this explains; `outputs` lists all of them.
+        place: score of the proof that time, height and width lie as the maps say, 1 at best; None:
+            not proved. See `saliency.place`.
+        independent: the outputs are sigmoids, one for each class, in place of a softmax.
     """
 
     logits: torch.Tensor
@@ -44,6 +47,8 @@ class Explanation:
     classes: list[str]
     model: str = ""
     output: str = "logits"
+    place: float | None = None
+    independent: bool = False
     # All outputs of the same pass, this one among them.
     _siblings: dict[str, Explanation] = field(default_factory=dict)
 
@@ -81,8 +86,8 @@ class Explanation:
 
     @property
     def probabilities(self) -> torch.Tensor:
-        """(N,) softmax of the logits."""
-        return self.logits.softmax(0)
+        """(N,) softmax of the logits, or their sigmoid if the classes are independent."""
+        return self.logits.sigmoid() if self.independent else self.logits.softmax(0)
 
     @property
     def exact(self) -> bool:
@@ -104,8 +109,8 @@ class Explanation:
 
     @property
     def how(self) -> str:
-        """In words: exact, and how exact, or by which gradient weights."""
-        return self.weighting.how
+        """In words: exact, and how exact, or by which gradient weights; and if the place is proved."""
+        return f"{self.weighting.how}, place {'unknown' if self.place is None else 'proved'}"
 
     @property
     def weights(self) -> torch.Tensor | None:

@@ -76,7 +76,8 @@ class Recorder:
         """Return the records in the order in which layers finished.
 
         The calls of a layer that is called once a frame, with pictures (1, C, H', W'), become one
-        record, in the place of the last call.
+        record, in the place of the last call. For a layer that is called several times with
+        outputs of one shape, a record of all calls follows that of each.
         """
         by_layer: dict[str, list[LayerOutput]] = {}
         for entry in self._recorded:
@@ -93,7 +94,21 @@ class Recorder:
                 kept.append(entry)
             elif entry is by_layer[layer][-1]:
                 kept.append(joined[layer])
-        return kept
+        return self._with_repeated(kept, by_layer)
+
+    def _with_repeated(
+        self, kept: list[LayerOutput], by_layer: dict[str, list[LayerOutput]]
+    ) -> list[LayerOutput]:
+        """Insert a record of all calls before that of the last call of a layer."""
+        found = []
+        for entry in kept:
+            entries = by_layer[entry.call.layer]
+            alike = all(each.shape == entry.shape for each in entries)
+            if len(entries) > 1 and entry is entries[-1] and alike:
+                repeated = _over_calls(entries, self.clip)
+                found += [repeated] if repeated.means else []
+            found.append(entry)
+        return found
 
     def _called_by_frame(self, entries: list[LayerOutput]) -> bool:
         first = entries[0].shape
@@ -111,6 +126,18 @@ def _joined(entries: list[LayerOutput]) -> LayerOutput:
         means[over_time] = torch.stack([entry.means[layout] for entry in entries]).mean(0)
     call = Call(last.call.layer, EVERY)
     return replace(last, call=call, shape=(count, *last.shape[1:]), means=means)
+
+
+def _over_calls(entries: list[LayerOutput], clip: Grid) -> LayerOutput:
+    """Return one record for a layer that sees one stretch of time after the other."""
+    last, count = entries[-1], len(entries)
+    means = {}
+    for layout in last.means:
+        time, height, width = layout.grid
+        if time * count <= clip[0] and not layout.axes.startswith("(n t)"):
+            over_time = replace(layout, grid=(time * count, height, width), calls=count)
+            means[over_time] = torch.stack([entry.means[layout] for entry in entries]).mean(0)
+    return replace(last, call=Call(last.call.layer, EVERY), small=None, means=means)
 
 
 def _grids_in(values: Any) -> Iterator[Grid]:

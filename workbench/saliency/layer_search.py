@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import combinations, islice
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
@@ -23,8 +23,10 @@ from tqdm.auto import tqdm
 from ..models.hooks import EVERY, Call
 from ..models.outputs import are_probabilities
 from ..models.video_model import Pass, VideoModel, find_module
+from .class_weights import join_calls
 from .layer_outputs import LayerOutput, Recorder
-from .layouts import Layout
+from .layouts import Layout, rearrangements, without_lead
+from .place import PROVED, Response, disturbed, place_score
 
 __all__ = [
     "Head",
@@ -38,10 +40,13 @@ __all__ = [
 ]
 
 TOLERANCE = 1e-4  # of the largest logit: what the completeness test may miss by
-HALF_TOLERANCE = 0.03  # the same in half precision
+HALF_TOLERANCE = 0.01  # the same in half precision
 HALVES = (torch.float16, torch.bfloat16)
 COARSER = 8  # by this factor and more, a pooled map is no stand-in for the one before
 AT_ONCE = 24  # layers whose gradients one pass tries
+PLACES = 16  # layers whose place is tried at most
+NEAR = 0.05  # by less than this, a better score of another reading decides nothing
+TOUCHED = 0.1  # share of a map's voxels on which the logits have to depend
 
 
 @dataclass(frozen=True)
@@ -69,12 +74,18 @@ class LayerChoice:
         sites: the layer, or two layers if two pathways meet in the head.
         head: dotted name of the linear head that was proved; None: weights come from gradients.
         logits: the layer whose output, flattened, is the logits; None: the network's own output.
+        norm: dotted name of a LayerNorm between pooling and head.
+        place: score of the proof of place; None: not proved.
+        independent: the output is a sigmoid for each class.
     """
 
     output: str
     sites: tuple[Site, ...]
     head: str | None
     logits: Call | None = None
+    norm: str | None = None
+    place: float | None = None
+    independent: bool = False
 
     @property
     def layer(self) -> str:
@@ -97,7 +108,9 @@ class _Remembered:
 _REMEMBERED: WeakKeyDictionary[VideoModel, dict[Any, _Remembered]] = WeakKeyDictionary()
 
 
-def choose_layers(model: VideoModel, x: torch.Tensor, *, again: bool = False) -> Choices:
+def choose_layers(
+    model: VideoModel, x: torch.Tensor, *, again: bool = False, place: bool = True
+) -> Choices:
     """Return what to explain of each output: what is remembered, or what a search finds.
 
     The search is repeated for another layer or head, for clips of another size if tokens lie
@@ -108,6 +121,7 @@ def choose_layers(model: VideoModel, x: torch.Tensor, *, again: bool = False) ->
         model: the network.
         x: an input (1, 3, T, H, W) to search with.
         again: search anew whatever is remembered.
+        place: prove how time, height and width lie, too, by six more passes.
 
     Raises:
         ValueError: no layer has a map to explain, or the given layer and head do not fit.
@@ -115,19 +129,18 @@ def choose_layers(model: VideoModel, x: torch.Tensor, *, again: bool = False) ->
     """
     size = (x.shape[2], x.shape[3], x.shape[4])
     remembered = _REMEMBERED.setdefault(model, {})
-    for key in ((model.layer, model.head, size), (model.layer, model.head, None)):
+    asked = (model.layer, model.head, place)
+    for key in ((*asked, size), (*asked, None)):
         known = remembered.get(key)
         if known is None or again:
             continue
         proved = all(choice.head is not None for choice in known.choices.values())
         if proved or known.state == _weight_state(model):
             return known.choices
-    choices = _Search(model, x).run()
+    choices = _Search(model, x, place).run()
     sites = [site for choice in choices.values() for site in choice.sites]
     sized = any(site.layout.of_tokens or site.call.number == EVERY for site in sites)
-    remembered[model.layer, model.head, size if sized else None] = _Remembered(
-        choices, _weight_state(model)
-    )
+    remembered[(*asked, size if sized else None)] = _Remembered(choices, _weight_state(model))
     return choices
 
 
@@ -161,6 +174,21 @@ def linear_head(part: nn.Module) -> Head | None:
     return Head(weight, bias)
 
 
+def held_norm(head: Head, norm: nn.LayerNorm, mean: torch.Tensor) -> Head:
+    """Return a head that takes the pooled maps (C,) before a LayerNorm, whose σ is held fixed.
+
+    y = W (γ (m − mean(m)) / σ + β) + b is linear in m once this clip's σ is a constant: the weights
+    are (W diag γ)(I − 11ᵀ/C) / σ, the bias W β + b. This is the LayerNorm rule of AttnLRP
+    (Achtibat et al., ICML 2024).
+    """
+    sigma = (mean.var(unbiased=False) + norm.eps).sqrt()
+    gain = mean.new_ones(len(mean)) if norm.weight is None else norm.weight.detach().float()
+    shift = mean.new_zeros(len(mean)) if norm.bias is None else norm.bias.detach().float()
+    scaled = head.weight * gain
+    weight = (scaled - scaled.mean(1, keepdim=True)) / sigma
+    return Head(weight, head.weight @ shift + head.bias)
+
+
 def residual(means: torch.Tensor, head: Head, logits: torch.Tensor) -> float:
     """Return how far Σ_j y_ij mean(a_j) + bias_i is from the logits.
 
@@ -186,6 +214,7 @@ class _Search:
 
     model: VideoModel
     x: torch.Tensor
+    place: bool
     seen: list[LayerOutput] = field(default_factory=list)
     # Layers that are a possible head of the current output, or hold one.
     head_parts: frozenset[str] = frozenset()
@@ -206,16 +235,19 @@ class _Search:
         self._check_head([row.shape[1] for row in outputs.values()])
         choices: Choices = {}
         for name, row in outputs.items():
-            # The head gives logits; a softmax after it hides them in an earlier layer.
-            logits, source = _before_softmax(self.seen, row[0].float())
+            # The head gives logits; a softmax or sigmoid after it hides them in an earlier layer.
+            logits, source, independent = _before_activation(self.seen, row[0].float())
             self.head_parts = _head_parts(self.model.network, len(logits))
-            # A layer that passes the completeness test is proved.
+            # A layer that passes the completeness test is proved as a sum.
             choice = self._by_identity(name, logits, source)
-            if choice is None:
-                # Otherwise the last layer with a map by which the logits have a gradient.
-                choice = self._by_gradient(name, len(logits), source)
+            if choice is None or (self._guessed(choice) and choice.place is None):
+                # Otherwise, or if its voxels lie in no known order, the last layer with a map by
+                # which the logits have a gradient.
+                fallback = self._by_gradient(name, row[0], source)
+                if choice is None or (fallback is not None and fallback.place is not None):
+                    choice = fallback
             if choice is not None:
-                choices[name] = choice
+                choices[name] = replace(choice, independent=independent)
         self._check_found(choices)
         return choices
 
@@ -244,25 +276,38 @@ class _Search:
             sites = _fitting(candidates, head, logits, allowed)
             sites = sites or _fitting_pair(candidates, head, logits, allowed)
             if sites:
-                return LayerChoice(output, sites, name, source)
+                return self._placed(LayerChoice(output, sites, name, source))
+            # A LayerNorm may stand between pooling and head.
+            for norm_name, norm in _norms(network, head.weight.shape[1]).items():
+                site = _fitting_norm(candidates, head, norm, logits, allowed)
+                if site is not None:
+                    return self._placed(LayerChoice(output, (site,), name, source, norm_name))
         return None
 
-    def _by_gradient(self, output: str, classes: int, source: Call | None) -> LayerChoice | None:
+    def _by_gradient(
+        self, output: str, row: torch.Tensor, source: Call | None
+    ) -> LayerChoice | None:
         """Return the last layer with a map on which the logits depend.
 
-        For a network of two pathways, also the last layer on which they depend when nothing passes
-        through the first.
+        A sequence of tokens whose place cannot be proved is passed over for an earlier layer whose
+        place can. For a network of two pathways, the second layer is the last one on which the
+        logits depend when nothing passes through the first.
         """
+        classes = len(row)
         sites = self._candidate_sites()
+        if self.model.layer is None and not self.model.input.pathways:
+            choice = self._last_in_place(sites, output, row, source)
+            if choice is not None:
+                return choice
         chosen: tuple[Site, ...] = ()
         one_layer = self.model.layer is not None
         for _ in range(1 if one_layer else len(self.model.input.pathways) or 1):
             lengths = {site.layout.grid[0] for site in chosen}
             rest = (site for site in sites if site.layout.grid[0] not in lengths)
             while some := list(islice(rest, AT_ONCE)):
-                site = self._last_with_gradient(some, output, source, chosen)
-                if site is not None:
-                    chosen = (*chosen, site)
+                found = self._with_gradient(some, output, source, chosen)
+                if found:
+                    chosen = (*chosen, found[0])
                     break
         if not chosen and self._all_heads_are_zero(classes):
             # Some transformers begin with a head of zeros: nothing depends on anything.
@@ -271,12 +316,116 @@ class _Search:
             )
             chosen = tuple(sites[:1])
         chosen = tuple(sorted(chosen, key=lambda site: site.layout.grid[0]))
-        return LayerChoice(output, chosen, None, source) if chosen else None
+        return self._placed(LayerChoice(output, chosen, None, source)) if chosen else None
+
+    def _last_in_place(
+        self, sites: list[Site], output: str, row: torch.Tensor, source: Call | None
+    ) -> LayerChoice | None:
+        """Return the last layer that the logits depend on, and whose voxels lie in a known order."""
+        rest = iter(sites)
+        first: LayerChoice | None = None
+        tried = 0
+        while some := list(islice(rest, AT_ONCE)):
+            for site in self._with_gradient(some, output, source, ()):
+                choice = LayerChoice(output, (site,), None, source)
+                choice = self._joined_calls(choice, source) or self._placed(choice, free=True)
+                first = first or choice
+                tried += 1
+                if choice.place is not None or not self._guessed(choice):
+                    return choice
+                if not self.place or tried == PLACES:
+                    return first
+        return first
+
+    def _joined_calls(self, choice: LayerChoice, source: Call | None) -> LayerChoice | None:
+        """Return a choice of all calls of a layer, if they saw one stretch of time after the other.
+
+        Warns if a layer is called several times on other grounds, crops or flips for example: only
+        its last call is explained then.
+        """
+        layer, number = choice.sites[0].call
+        if number < 1:
+            return None
+        repeated = [s for s in self.seen if s.call == Call(layer, EVERY) and s.means]
+        others = [Site(Call(layer, n), choice.sites[0].layout) for n in range(number)]
+        same = {s.call for s in self.seen if s.call.layer == layer and s.means}
+        others = [site for site in others if site.call in same]
+        # Calls are parallel if the logits depend on an earlier one without passing the last one.
+        parallel = others and self._with_gradient(others, choice.output, source, choice.sites)
+        if not parallel:
+            return None
+        for seen in repeated:
+            site = Site(seen.call, next(iter(seen.means)))
+            joined = self._placed(replace(choice, sites=(site,)))
+            if joined.place is not None:
+                return joined
+        warnings.warn(
+            f"layer {layer!r} is called {number + 1} times in one pass, not on one stretch of time "
+            "after the other (crops or flips?): only its last call is explained. Wrap the network "
+            "so that it sees the clip once",
+            stacklevel=8,
+        )
+        return None
+
+    def _placed(self, choice: LayerChoice, *, free: bool = False) -> LayerChoice:
+        """Return a choice with its layouts proved by disturbing the input.
+
+        If another reading of the same voxels is the proved one, it takes the place of the guess.
+        With `free` the tokens may also begin or end elsewhere, which changes their mean.
+        """
+        if not self.place:
+            return choice
+        sites, scores = [], []
+        for site in choice.sites:
+            response = self._response(site.call)
+            readings = [site.layout, *self._other_readings(site, free)]
+            found = [place_score(response, layout) for layout in readings]
+            best = max(range(len(found)), key=lambda n: (found[n] == found[n], found[n]))
+            keep = found[0] >= PROVED and found[0] >= found[best] - NEAR
+            number = 0 if keep or not found[best] >= PROVED else best
+            sites.append(replace(site, layout=readings[number]))
+            scores.append(found[number])
+        score = min(scores)
+        return replace(choice, sites=tuple(sites), place=score if score >= PROVED else None)
+
+    def _other_readings(self, site: Site, free: bool) -> list[Layout]:
+        seen = next(s for s in self.seen if s.call == site.call)
+        clip = (self.x.shape[2], self.x.shape[3], self.x.shape[4])
+        layouts = [site.layout]
+        if free:
+            others = [each for each in seen.means if not each.rectified]
+            ends = [end for each in [*others] if (end := without_lead(each)) is not None]
+            layouts += [each for each in (*others, *ends) if each != site.layout]
+        found = list(layouts[1:])
+        for layout in layouts:
+            if layout.calls == 1:
+                found += rearrangements(layout, seen.shape, clip)
+        return found
+
+    def _response(self, call: Call) -> Response:
+        """Return what a layer gives for the clip, and with each half of it disturbed."""
+        plain = join_calls(self._pass([call]).taken[call])
+        halves: list[list[torch.Tensor]] = [[], [], []]
+        for axis, _, changed in disturbed(self.x):
+            self.bar.update()
+            halves[axis].append(join_calls(self.model.run(changed, [call]).taken[call]))
+        pairs = tuple((each[0], each[1]) if each else None for each in halves)
+        return Response(plain, pairs)
+
+    @staticmethod
+    def _guessed(choice: LayerChoice) -> bool:
+        """Return whether a layout is a guess: tokens do not say how they lie, nor do calls."""
+        return any(s.layout.of_tokens or s.layout.calls > 1 for s in choice.sites)
 
     def _candidate_sites(self) -> list[Site]:
         """Return the layers whose maps may be explained by gradients, the last one first."""
         layer = self.model.layer
-        seen = [s for s in reversed(self.seen) if s.means and layer in (None, s.call.layer)]
+        repeated = [s for s in self.seen if s.means and next(iter(s.means)).calls > 1]
+        seen = [
+            s
+            for s in reversed(self.seen)
+            if s.means and layer in (None, s.call.layer) and s not in repeated
+        ]
         if layer is None:
             # Leave out what a pool, and a head behind it, have left of the maps.
             finer = [
@@ -289,16 +438,19 @@ class _Search:
         sites = [Site(s.call, next(iter(s.means))) for s in seen]
         if layer is not None or not sites or not sites[0].layout.of_tokens:
             return sites
-        # Keep only layers as wide as the last one: not the queries, keys and values in one tensor,
-        # nor the inside of an MLP.
+        # Of token layers keep only those as wide as the last one: not the queries, keys and values
+        # in one tensor, nor the inside of an MLP.
         width = seen[0].shape[-1]
-        wide = [site for site, s in zip(sites, seen) if s.shape[-1] == width]
-        return [site for site in wide if site.layout.of_tokens]
+        return [
+            site
+            for site, s in zip(sites, seen)
+            if not site.layout.of_tokens or s.shape[-1] == width
+        ]
 
-    def _last_with_gradient(
+    def _with_gradient(
         self, sites: list[Site], output: str, source: Call | None, cut: tuple[Site, ...]
-    ) -> Site | None:
-        """Return the first of some layers, listed from the last one, by which the logits vary.
+    ) -> list[Site]:
+        """Return those of some layers, listed from the last one, by which the logits vary.
 
         The head of a class token leaves the other tokens of the last layers without a gradient. No
         gradient flows through the layers in `cut`.
@@ -309,7 +461,7 @@ class _Search:
         passed = self._pass(wanted, gradients_from=(calls[-1], *ends))
         logits = passed.outputs[output] if source is None else passed.taken[source][-1]
         if not logits.requires_grad:
-            return None
+            return []
         # A random mixture of the logits has a gradient wherever any of them has.
         generator = torch.Generator().manual_seed(0)
         mix = torch.randn(logits.numel(), generator=generator).to(logits.device)
@@ -318,10 +470,11 @@ class _Search:
             mixed = (logits.flatten().float() * mix).sum()
         inputs = [maps for _, maps in reached]
         gradients = torch.autograd.grad(mixed, inputs, allow_unused=True)
-        for (site, _), gradient in zip(reached, gradients):
-            if gradient is not None and bool(_without_lead(site, gradient).any()):
-                return site
-        return None
+        by_site: dict[Site, list[torch.Tensor]] = {}
+        for (site, maps), gradient in zip(reached, gradients):
+            filled = torch.zeros_like(maps) if gradient is None else gradient
+            by_site.setdefault(site, []).append(filled)
+        return [site for site, parts in by_site.items() if _varies(site, join_calls(parts))]
 
     def _collapsed(self, seen: LayerOutput, layout: Layout) -> bool:
         """Return whether only pooling lies between a layer and one with a far finer map."""
@@ -380,15 +533,21 @@ def _weight_state(model: VideoModel) -> int:
     return hash(tuple((id(each), each._version) for each in parameters))
 
 
-def _before_softmax(seen: list[LayerOutput], row: torch.Tensor) -> tuple[torch.Tensor, Call | None]:
-    """Return the logits (N,) behind an output, and the layer that gave them if it is another.
+def _before_activation(
+    seen: list[LayerOutput], row: torch.Tensor
+) -> tuple[torch.Tensor, Call | None, bool]:
+    """Return the logits (N,) behind an output, the layer that gave them, and whether by sigmoids.
 
-    If the output is probabilities, or their logarithms, and no layer gave their logits, the
-    logarithms serve as logits.
+    The layer is None if it is the network's own output. If the output is probabilities, or their
+    logarithms, and no layer gave their logits, the logarithms serve as logits. A single logit is
+    always that of a sigmoid.
     """
+    sigmoids = _before_sigmoid(seen, row)
+    if sigmoids is not None:
+        return *sigmoids, True
     logarithms = not are_probabilities(row)
-    if logarithms and not are_probabilities(row.exp()):
-        return row, None
+    if len(row) == 1 or (logarithms and not are_probabilities(row.exp())):
+        return row, None, len(row) == 1
     probabilities = row.exp() if logarithms else row
     for each in reversed(seen):
         if each.small is None or each.small.numel() != len(row):
@@ -396,13 +555,32 @@ def _before_softmax(seen: list[LayerOutput], row: torch.Tensor) -> tuple[torch.T
         values = each.small.flatten().float()
         same = torch.allclose(values.softmax(0), probabilities, atol=1e-6, rtol=1e-3)
         if same and not torch.equal(values, row):
-            return values, each.call
-    return row if logarithms else row.clamp(min=1e-30).log(), None
+            return values, each.call, False
+    return row if logarithms else row.clamp(min=1e-30).log(), None, False
 
 
-def _without_lead(site: Site, gradient: torch.Tensor) -> torch.Tensor:
-    """Return a gradient without that by class tokens."""
-    return gradient[:, site.layout.lead :] if site.layout.of_tokens else gradient
+def _before_sigmoid(seen: list[LayerOutput], row: torch.Tensor) -> tuple[torch.Tensor, Call] | None:
+    """Return the logits (N,) whose sigmoid an output is, and the layer that gave them."""
+    if row.min() < 0 or row.max() > 1:
+        return None
+    for each in reversed(seen):
+        if each.small is not None and each.small.numel() == len(row):
+            values = each.small.flatten().float()
+            if torch.allclose(values.sigmoid(), row, atol=1e-6, rtol=1e-4):
+                return values, each.call
+    return None
+
+
+def _varies(site: Site, gradient: torch.Tensor) -> bool:
+    """Return whether the logits depend on a map, and its class weights are more than rounding."""
+    arranged = site.layout.arranged(gradient)[0].float()
+    touched = arranged.abs().sum(0) > 0
+    if not bool(touched.any()) or float(touched.float().mean()) < TOUCHED:
+        return False
+    # Attention scores before a softmax have gradients that add up to zero.
+    sums = arranged.sum((1, 2, 3)).abs()
+    sizes = arranged.abs().sum((1, 2, 3))
+    return bool((sums > TOLERANCE * sizes).any())
 
 
 def _fitting(
@@ -427,6 +605,32 @@ def _fitting_pair(
         if residual(torch.cat([first.mean, second.mean]), head, logits) <= allowed:
             return first.site, second.site
     return ()
+
+
+def _fitting_norm(
+    candidates: Iterable[_Candidate],
+    head: Head,
+    norm: nn.LayerNorm,
+    logits: torch.Tensor,
+    allowed: float,
+) -> Site | None:
+    """Return the first layer whose pooled maps give the logits through a LayerNorm and a head."""
+    width = head.weight.shape[1]
+    for candidate in candidates:
+        mean = candidate.mean
+        if len(mean) == width and residual(mean, held_norm(head, norm, mean), logits) <= allowed:
+            return candidate.site
+    return None
+
+
+def _norms(network: nn.Module, width: int) -> dict[str, nn.LayerNorm]:
+    """Return the LayerNorms over `width` features, the last one first."""
+    found = {
+        name: part
+        for name, part in network.named_modules()
+        if isinstance(part, nn.LayerNorm) and tuple(part.normalized_shape) == (width,)
+    }
+    return dict(reversed(found.items()))
 
 
 def _pairs(candidates: list[_Candidate], width: int) -> Iterator[tuple[_Candidate, _Candidate]]:

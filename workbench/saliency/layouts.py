@@ -7,20 +7,24 @@ they see one frame at a time, perhaps after class tokens.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
 from einops import rearrange
 
-__all__ = ["Grid", "Layout", "pooled", "possible_layouts"]
+__all__ = ["Grid", "Layout", "pooled", "possible_layouts", "rearrangements", "without_lead"]
 
 Grid: TypeAlias = tuple[int, int, int]  # T', H', W'
 
 MAPS = "n c t h w"
-TOKENS = "n (t h w) c"
-FRAME_TOKENS = "(n t) (h w) c"
+# Orders of the axes that networks use. The first that fits is the likeliest.
+VOLUMES = ("n c t h w", "n t h w c", "n t c h w", "n c h w t", "n h w t c")
+PICTURES = ("(n t) c h w", "(n t) h w c")
+TOKENS = ("n (t h w) c", "n (h w t) c")  # TimeSformer lists space before time
+FRAME_TOKENS = ("(n t) (h w) c",)
 LEADS = (0, 1, 2)  # tokens before those of the clip: none, a class token, class and distillation
 FRAME_LEADS = range(10)  # before those of a frame there may also be registers (DINOv2)
 USUAL_CELL = 16  # pixels: most cells of a picture are 14 to 32 wide
@@ -34,6 +38,8 @@ class Layout:
         axes: einops pattern of the output, for example "n t h w c".
         grid: (T', H', W') of the maps.
         lead: how many tokens come before those of the grid.
+        tail: how many tokens come after them.
+        calls: in how many calls the layer saw the clip, one stretch of time after the other.
         rectified: the network uses only the positive part of the output, by a ReLU that is not a
             layer.
     """
@@ -41,23 +47,33 @@ class Layout:
     axes: str
     grid: Grid
     lead: int = 0
+    tail: int = 0
+    calls: int = 1
     rectified: bool = False
 
     @property
     def of_tokens(self) -> bool:
         """Whether the output is a sequence of tokens, which does not say how they lie."""
-        return self.axes in (TOKENS, FRAME_TOKENS)
+        return self.axes.endswith(") c")
 
     def maps(self, output: torch.Tensor) -> torch.Tensor:
         """Return a layer's output as activation maps (N, C, T', H', W')."""
         return self.arranged(output).relu() if self.rectified else self.arranged(output)
 
     def arranged(self, output: torch.Tensor) -> torch.Tensor:
-        """Return a layer's output, or the gradient with respect to it, as (N, C, T', H', W')."""
+        """Return a layer's output, or the gradient with respect to it, as (N, C, T', H', W').
+
+        The outputs of several calls lie next to the batch axis, see `class_weights.join_calls`.
+        """
         time, height, width = self.grid
         if self.of_tokens:
-            output = output[:, self.lead :]
-        return rearrange(output, f"{self.axes} -> {MAPS}", t=time, h=height, w=width)
+            output = output[:, self.lead : output.shape[1] - self.tail]
+        parts = time // self.calls
+        if self.calls == 1 or self.axes.startswith("(n t)"):
+            return rearrange(output, f"{self.axes} -> {MAPS}", t=time, h=height, w=width)
+        by_call = self.axes.replace("n", "(n k)", 1)
+        sizes = {"t": parts, "h": height, "w": width, "k": self.calls}
+        return rearrange(output, f"{by_call} -> n c (k t) h w", **sizes)
 
 
 def possible_layouts(
@@ -65,17 +81,14 @@ def possible_layouts(
 ) -> Iterator[Layout]:
     """Yield the layouts that an output of this shape can have for one clip of (T, H, W).
 
-    `grids` are those met elsewhere in the network: tokens do not say how they lie.
+    `grids` are those met elsewhere in the network: tokens do not say how they lie. The likeliest
+    layout of each token count comes first; `rearrangements` has the others.
     """
-    choices: dict[str, Grid] = {}
     if len(shape) == 5 and shape[0] == 1:
-        _, a, b, c, d = shape
-        choices = {"n c t h w": (b, c, d), "n t h w c": (a, b, c), "n t c h w": (a, c, d)}
+        yield from _readings(VOLUMES, shape, clip)
     elif len(shape) == 4:
-        a, b, c, d = shape
-        choices = {"(n t) c h w": (a, c, d), "(n t) h w c": (a, b, c)}
-    yield from (Layout(axes, grid) for axes, grid in choices.items() if _fits(grid, clip))
-    if len(shape) == 3:
+        yield from _readings(PICTURES, shape, clip)
+    elif len(shape) == 3:
         known = list(grids)
         by_frame = shape[0] > 1
         for lead in FRAME_LEADS if by_frame else LEADS:
@@ -84,7 +97,49 @@ def possible_layouts(
                 _frame_grid(shape[0], count, clip) if by_frame else _token_grid(count, clip, known)
             )
             if grid is not None:
-                yield Layout(FRAME_TOKENS if by_frame else TOKENS, grid, lead)
+                yield Layout((FRAME_TOKENS if by_frame else TOKENS)[0], grid, lead)
+
+
+def rearrangements(layout: Layout, shape: tuple[int, ...], clip: Grid) -> list[Layout]:
+    """Return the other layouts with the same channels and the same voxels as this one.
+
+    Their means are equal, so the completeness test cannot tell them apart; the proof of place can.
+    """
+    if not layout.of_tokens:
+        orders = VOLUMES if len(shape) == 5 else PICTURES
+        channels = layout.axes.split().index("c")
+        same = (each for each in _readings(orders, shape, clip) if each.axes != layout.axes)
+        found = [each for each in same if each.axes.split().index("c") == channels]
+        return [replace(each, rectified=layout.rectified) for each in found]
+    if layout.axes in FRAME_TOKENS:
+        frames, *sides = layout.grid
+        grids = ((frames, *pair) for pair in _rectangles(sides[0] * sides[1]))
+    else:
+        count = layout.grid[0] * layout.grid[1] * layout.grid[2]
+        times = (n for n in range(1, clip[0] + 1) if count % n == 0)
+        grids = ((n, *pair) for n in times for pair in _rectangles(count // n))
+    token_orders = FRAME_TOKENS if layout.axes in FRAME_TOKENS else TOKENS
+    fitting = [grid for grid in grids if _fits(grid, clip)]
+    every = (replace(layout, axes=axes, grid=grid) for axes in token_orders for grid in fitting)
+    return [each for each in every if each != layout]
+
+
+def without_lead(layout: Layout) -> Layout | None:
+    """Return a token layout with its class tokens at the end in place of the beginning."""
+    if not layout.of_tokens or not layout.lead:
+        return None
+    return replace(layout, lead=0, tail=layout.lead)
+
+
+def _readings(orders: Iterable[str], shape: tuple[int, ...], clip: Grid) -> Iterator[Layout]:
+    """Yield the orders of axes by which an output of this shape fits the clip."""
+    for axes in orders:
+        names = re.findall(r"\(.*?\)|\w", axes)
+        sizes = dict(zip(names, shape))
+        time = sizes["t"] if "t" in sizes else sizes["(n t)"]
+        grid = (time, sizes["h"], sizes["w"])
+        if _fits(grid, clip):
+            yield Layout(axes, grid)
 
 
 def pooled(output: torch.Tensor, layout: Layout) -> torch.Tensor:
