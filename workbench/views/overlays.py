@@ -1,7 +1,7 @@
 """Overlays: a tube over the frames it explains.
 
 `heat` and `focus` are the paper's *Heat Tube* and *Focus Tube* (Stergiou et al., ICIP 2019, Fig.
-2). Both take a `Clip` or its frames (T, H, W, 3) uint8 and return new frames. """
+2). Both take a `Clip` or its frames (T, H, W, 3) uint8 and return new frames."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Timelines: how much of each frame is salient, a Plotly figure with a line per tube.
 
 Traces are the same whatever the data, so `update_timeline` can change a figure, or a FigureWidget
-on screen, in place. A trace's `meta` is "tube" for a line and "mark" for the current frame. """
+on screen, in place. A trace's `meta` is "tube" for a line and "mark" for the current frame."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def timeline_figure(
             "tubes: some have times=None, and the other tubes or the action are in seconds. "
             "Explain a Clip, which has times"
         )
-    figure = go.Figure()
+    figure = go.Figure(layout={"template": template()})
     for tube, name in zip(tubes, names):
         figure.add_scatter(
             **_line(tube),
@@ -77,7 +77,6 @@ def timeline_figure(
         figure.add_vrect(start, stop, annotation={"text": label}, annotation_position="top left")
     ends = np.array([time_ends(time_axis(tube)[0]) for tube in tubes])
     figure.update_layout(
-        template=template(),
         xaxis={"title": {"text": units.pop()}, "range": [ends.min(), ends.max()]},
         yaxis={"title": {"text": "mean saliency"}, "range": [0, 1]},
         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom"},

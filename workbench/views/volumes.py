@@ -6,7 +6,7 @@ on screen, in place without moving the camera. A trace's `meta` says what it sho
 level, "key", "picture", "rim" or "outline".
 
 The colours of the volume are `COLORMAP`, `LEVELS` and `OPACITY` below; its light, axes and fonts
-are in `plotly_template.json` beside this file. """
+are in `plotly_template.json` beside this file."""
 
 from __future__ import annotations
 
@@ -81,9 +81,8 @@ def volume_figure(
         _rim_trace(tube, times[frame]),
         _outline_trace(tube, times),
     ]
-    figure = go.Figure([*surfaces, *keys, *fixed])
+    figure = go.Figure([*surfaces, *keys, *fixed], layout={"template": template()})
     figure.update_layout(
-        template=template(),
         scene=_scene(tube, times, unit=unit, stretch=stretch),
         title={"text": tube.label if title is None else title},
         height=height,
@@ -194,7 +193,7 @@ def _scene(tube: Tube, times: np.ndarray, *, unit: str, stretch: float) -> dict[
     """Return the scene's layout: time to the right, pixels square, row 0 on top.
 
     Both picture axes are reversed. That keeps the scene right-handed, so the frame is not mirrored
-    for a reader in front of the first frame, where this camera stands. """
+    for a reader in front of the first frame, where this camera stands."""
     height, width = tube.volume.shape[1:]
     longer = max(height, width)
     start, stop = solids.time_ends(times)
