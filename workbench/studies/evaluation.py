@@ -289,7 +289,9 @@ def _remembering(score: Score) -> Score:
         keys = [hashlib.blake2b(np.ascontiguousarray(each).data).digest() for each in frames]
         new = [number for number, key in enumerate(keys) if key not in known]
         if new:
-            known.update(zip((keys[number] for number in new), check_scores(score, frames[new]).tolist()))
+            known.update(
+                zip((keys[number] for number in new), check_scores(score, frames[new]).tolist())
+            )
         return np.array([known[key] for key in keys])
 
     return remembered
