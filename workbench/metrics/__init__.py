@@ -2,7 +2,8 @@
 
 They take volumes (T, H, W), boxes, intervals and score functions, never a network. A constant tube,
 or one whose largest voxels tie, never counts as a success; each docstring says what it scores
-instead. """
+instead.
+"""
 
 from .agreement import rank_correlation, structural_similarity
 from .baseline_volumes import centre_gaussian, frame_difference

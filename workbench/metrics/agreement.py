@@ -37,7 +37,8 @@ def structural_similarity(a: TubeLike, b: TubeLike) -> float:
     is NaN.
 
     Raises ValueError for volumes of different shapes, with NaN, or with fewer than 3 frames, rows
-    or columns. """
+    or columns.
+    """
     first, second = _same_shape(a, b)
     shortest = min(first.shape)
     if shortest < 3:

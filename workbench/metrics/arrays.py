@@ -87,7 +87,8 @@ def inside(boxes: np.ndarray, size: tuple[int, int, int], tolerance: float = 0.0
     """Return (T, H, W) bool: the pixels whose centre lies in a box of their frame.
 
     Centres, because boxes are measured from the edges of pixels. Boxes (T, K, 4) grow on every side
-    by `tolerance` times the frame's width or height. """
+    by `tolerance` times the frame's width or height.
+    """
     _, height, width = size
     margin = np.array([width, height])[:, None] * tolerance
     low = boxes[..., :2, None] - margin  # (T, K, 2, 1)
