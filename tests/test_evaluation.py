@@ -79,6 +79,29 @@ def test_the_tolerance_forgives_a_frame_that_is_just_out_of_the_interval(data):
     assert not rows[["points in time", "points"]].any(axis=None)
 
 
+def test_the_tolerance_in_time_is_the_same_on_both_sides():
+    """Twenty frames 0.1 s apart: 5 % of the clip are 0.1 s, one frame before and one behind."""
+    boxes = np.tile(np.float32([8, 8, 24, 24]), (20, 1))
+    frames = np.zeros((20, 48, 48, 3), dtype=np.uint8)
+    action = wb.Action("lift", 0.75, 1.15, boxes)  # the frames 8 to 11
+    clip = wb.Clip(frames, 10.0, name="lift", actions=(action,))
+    grown = np.isfinite(clip.action_boxes(0, grow=0.1)).all(1)
+    assert np.flatnonzero(grown).tolist() == [7, 8, 9, 10, 11, 12]
+
+    def peak_in(frame):
+        volume = np.zeros((20, 48, 48))
+        volume[frame, 16, 16] = 1
+        return lambda clip, label: volume
+
+    index = pd.DataFrame({"class": ["lift"]}, index=["lift"])
+    data = wb.Dataset(index, ["lift"], lambda *_, **__: clip)
+    spec = wb.InputSpec(frames=20, resize=(48, 48))
+    rows = faithfulness({n: peak_in(n) for n in range(20)}, data, spec, progress=False)
+    points = rows.set_index("method")
+    assert points.index[points["points"]].tolist() == [8, 9, 10, 11]
+    assert points.index[points["points ±5%"]].tolist() == [7, 8, 9, 10, 11, 12]
+
+
 def test_curves_are_those_of_the_metrics_and_their_ends_are_asked_for_once(data):
     asked = []
 

@@ -136,6 +136,26 @@ def test_comparison_takes_a_tube_of_fewer_frames(clip: wb.Clip, ex: wb.Explanati
     assert figure.get_figheight() > drawn("comparison", clip, ex).get_figheight()
 
 
+def strips(figure: Figure) -> list[list[np.ndarray]]:
+    """The frames of each strip, from the top down."""
+    found = [axes for axes in figure.axes if len(axes.images) > 1]
+    found.sort(key=lambda axes: -axes.get_position().y0)
+    return [[np.asarray(image.get_array()) for image in axes.images] for axes in found]
+
+
+def test_comparison_shows_the_frame_of_a_tube_that_is_nearest_in_time() -> None:
+    frames = np.zeros((8, 12, 16, 3), np.uint8)
+    clip = wb.Clip(frames, 10.0, actions=(wb.Action("lift", 0.2, 0.5),))
+    volume = np.zeros((3, 3, 4), np.float32)
+    volume[1], volume[2] = 1, 2
+    times = np.array([0.1, 0.35, 0.6])
+    tube = wb.Tube(volume, 0, "lift", None, np.array([0]), 1, volume, times=times)
+    segments = figures.Panel("TSN", wb.Clip(frames[:3], 10.0, times=times), tube)
+    _, shown = strips(figures.comparison_figure(clip, [segments], count=8))
+    nearest = [0, 0, 0, 1, 1, 2, 2, 2]  # of 0.0, 0.1, ..., 0.7 s
+    assert [np.array_equal(one, segments.heat[n]) for one, n in zip(shown, nearest)] == [True] * 8
+
+
 def test_comparison_needs_an_action(clip: wb.Clip, ex: wb.Explanation) -> None:
     with pytest.raises(ValueError, match="annotated action"):
         figures.comparison_figure(replace(clip, actions=()), [panel(clip, ex)])
@@ -178,6 +198,16 @@ def test_print_view_cuts_what_the_network_sees(spec: wb.InputSpec, size: tuple[i
     view = figures.print_view(clip, spec)
     assert view.size == size
     assert (view.times == spec.view(clip).times).all()
+
+
+def test_print_view_cuts_out_the_middle() -> None:
+    rows, columns = np.indices((240, 320), dtype=np.int64)
+    frame = np.stack([rows, columns % 256, columns // 256], axis=-1).astype(np.uint8)
+    clip = wb.Clip(frames=np.repeat(frame[None], 4, axis=0), fps=10)
+    square = figures.print_view(clip, wb.InputSpec(frames=4, resize=256, crop=224))
+    assert (square.frames == frame[15:225, 55:265]).all()  # 210 × 210 of 240 × 320
+    squashed = figures.print_view(clip, wb.InputSpec(frames=4, resize=(256, 256), crop=224))
+    assert (squashed.frames == frame[15:225, 20:300]).all()
 
 
 def test_surrounded_reads_more_and_marks_the_segment() -> None:
@@ -243,6 +273,22 @@ def test_save_writes_png_pdf_and_films(tmp_path: Path, clip: wb.Clip, ex: wb.Exp
     assert len(wb.read_clip(paths[2], frames=None)) == 16
     figures.save(figure, tmp_path / "again", "fig")
     assert (tmp_path / "again" / "fig.pdf").read_bytes() == written
+
+
+def test_a_figure_that_fails_leaves_the_former_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fig.png").write_bytes(b"the former one")
+
+    def fill_the_disk(self: Figure, path: Path, **_: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", fill_the_disk)
+    with pytest.raises(OSError, match="No space left"):
+        figures.save(Figure(), tmp_path, "fig")
+    assert [path.name for path in tmp_path.iterdir()] == ["fig.png"]
+    assert (tmp_path / "fig.png").read_bytes() == b"the former one"
 
 
 def test_preview_is_small(clip: wb.Clip, ex: wb.Explanation) -> None:

@@ -212,6 +212,13 @@ def test_temporal_auc_by_hand():
     )
 
 
+def test_temporal_auc_ranks_frames_by_their_maximum_not_their_mean():
+    volume = np.full((4, 3, 5), 2.0)
+    volume[1:3] = 0
+    volume[1:3, 1, 2] = 5  # a larger maximum, a smaller mean
+    assert temporal_auc(volume, (0.25, 0.75), np.arange(4) / 4) == 1
+
+
 @given(
     arrays.arrays(np.int64, 8, elements=st.integers(-3, 3)), st.integers(0, 6), st.integers(1, 7)
 )
