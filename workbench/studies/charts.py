@@ -93,10 +93,9 @@ def curves(
         for ax, metric in zip(axes[0], metrics):
             by_data = means[means["metric"] == metric].groupby("data", sort=False)
             for (name, rows), colour in zip(by_data, COLOURS):
-                band = {"color": colour, "alpha": 0.2, "linewidth": 0}
-                ax.fill_between(rows[x], rows["low"], rows["high"], **band)
-                line = {"color": colour, "markersize": 3, "linewidth": 1.2}
-                ax.plot(rows[x], rows["mean"], "o-", label=_split(str(name)), **line)
+                data = _split(str(name))
+                ax.fill_between(rows[x], rows["low"], rows["high"], color=colour, alpha=0.2, lw=0)
+                ax.plot(rows[x], rows["mean"], "o-", color=colour, ms=3, lw=1.2, label=data)
             ax.set_title(metric)
             ax.grid()
             _format_x_axis(ax, means[x], log)

@@ -173,8 +173,9 @@ def _initialise(module: nn.Module, seed: int) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for part in module.modules():
-            if hasattr(part, "reset_parameters"):
-                part.reset_parameters()
+            initialise = getattr(part, "reset_parameters", None)
+            if callable(initialise):
+                initialise()
             else:
                 generator = torch.Generator().manual_seed(seed)
                 _shuffle(part.parameters(recurse=False), generator)
@@ -187,8 +188,8 @@ def _calibrating(module: nn.Module) -> Iterator[None]:
     def calibrate(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         (x,) = inputs
         variance, mean = torch.var_mean(x.float(), [0, *range(2, x.ndim)], correction=0)
-        norm.running_mean.copy_(mean)  # type: ignore[operator, union-attr]
-        norm.running_var.copy_(variance)  # type: ignore[operator, union-attr]
+        norm.running_mean.copy_(mean)  # type: ignore[operator]
+        norm.running_var.copy_(variance)  # type: ignore[operator]
 
     hooks = [
         part.register_forward_pre_hook(calibrate)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
@@ -31,7 +33,8 @@ from .printed import enlarged
 
 __all__ = ["method_figure"]
 
-KEPT, LEFT_OUT = "#00798c", "#b0b7bf"
+KEPT, LEFT_OUT = "#00798c", "#b0b7bf"  # features
+ACTIVATION, EVIDENCE = "viridis", "RdBu_r"  # colour maps: from 0, and signed
 MAP = 0.24  # inches, the side of a small map
 
 
@@ -111,17 +114,26 @@ def _weighted_maps(
         page.text(LABEL + x, y + 0.02, words, ha="center", va="top", linespacing=1.3)
     top, height = y + 0.36, MAP * len(maps) + GAP * (len(maps) - 1)
     spread = float(np.abs(products).max())
-    positive = ScalarMappable(Normalize(0, float(maps.max())), "viridis")
-    signed = ScalarMappable(TwoSlopeNorm(0, -spread, spread), "RdBu_r")
+    positive, signed = Normalize(0, float(maps.max())), TwoSlopeNorm(0, -spread, spread)
     for number, channel in enumerate(shown):
-        row, crossed = top + number * (MAP + GAP), channel in left_out
-        name = f"$j$ = {channel}"
-        _small_maps(page, LABEL, row, maps[number], colors=positive, name=name)
-        _small_maps(page, LABEL + 3.97, row, products[number], colors=signed, crossed=crossed)
-    bars, ends = top + height + 0.06, (0.0, float(maps.max()))
-    flat_colour_bar(page, LABEL + 0.48, bars, positive, name="activation", ticks=ends)
-    ends = (-spread, 0.0, spread)
-    flat_colour_bar(page, LABEL + 4.45, bars, signed, name="evidence", ticks=ends)
+        row, name = top + number * (MAP + GAP), f"$j$ = {channel}"
+        _small_maps(page, LABEL, row, maps[number], norm=positive, cmap=ACTIVATION, name=name)
+        _small_maps(
+            page,
+            LABEL + 3.97,
+            row,
+            products[number],
+            norm=signed,
+            cmap=EVIDENCE,
+            crossed=channel in left_out,
+        )
+    bars = top + height + 0.06
+    colors = ScalarMappable(positive, ACTIVATION)
+    ticks = [0.0, float(maps.max())]
+    flat_colour_bar(page, LABEL + 0.48, bars, colors, name="activation", ticks=ticks)
+    colors = ScalarMappable(signed, EVIDENCE)
+    ticks = [-spread, 0.0, spread]
+    flat_colour_bar(page, LABEL + 4.45, bars, colors, name="evidence", ticks=ticks)
     for x, sign in ((2.1, "×"), (3.85, "=")):
         page.text(LABEL + x, top + height / 2, sign, ha="center", va="center", size=12)
     axes = page.axes(LABEL + 2.5, top, width=1.2, height=height)
@@ -134,14 +146,16 @@ def _small_maps(
     y: float,
     maps: np.ndarray,
     *,
-    colors: ScalarMappable,
+    norm: Normalize,
+    cmap: str,
     name: str = "",
     crossed: bool = False,
 ) -> None:
     """Draw maps (T', H', W') side by side; pale and crossed out if the feature is left out."""
     chosen = picks(len(maps), 8)
     axes = page.axes(x, y, width=MAP * len(chosen), height=MAP)
-    _draw_maps(axes, maps[chosen], colors=colors, share=0.92, alpha=0.25 if crossed else 1)
+    alpha = 0.25 if crossed else 1
+    _draw_maps(axes, maps[chosen], norm=norm, cmap=cmap, share=0.92, alpha=alpha)
     axes.set(xlim=(0, len(chosen)))
     row_title(axes, name, pad=4)
     if crossed:
@@ -154,15 +168,15 @@ def _weight_bars(axes: Axes, weights: np.ndarray, tube: Tube, *, marked: list[in
     kept, place = np.isin(order, tube.channels), np.arange(len(order))
     axes.bar(place[kept], weights[order][kept], 1.0, color=KEPT)
     axes.bar(place[~kept], weights[order][~kept], 1.0, color=LEFT_OUT)
-    inside = {"transform": axes.transAxes, "size": 7}
-    axes.text(1, 1, f"{kept.sum()} kept", ha="right", va="top", color=KEPT, **inside)
+    inside = partial(axes.text, transform=axes.transAxes, size=7)
+    inside(1, 1, f"{kept.sum()} kept", ha="right", va="top", color=KEPT)
     if not kept.all():
         words = f"{(~kept).sum()} left\nout"
-        axes.text(0.06, 0.03, words, ha="left", va="bottom", color="0.4", **inside)
+        inside(0.06, 0.03, words, ha="left", va="bottom", color="0.4")
     if tube.tau is not None:
         axes.axhline(tube.tau, color=COLORS[0], lw=0.9, ls="--")
-        style = {"ha": "right", "va": "bottom", "color": COLORS[0], "size": 7}
-        axes.text(len(order), tube.tau, f"τ = {tube.tau:.2g}", **style)
+        words = f"τ = {tube.tau:.2g}"
+        axes.text(len(order), tube.tau, words, ha="right", va="bottom", color=COLORS[0], size=7)
     for channel in marked:
         rank = int(np.flatnonzero(order == channel)[0])
         axes.plot(rank, weights[channel], "o", ms=2.6, mfc="white", mec="black", mew=0.6)
@@ -179,24 +193,30 @@ def _summed_map(page: Page, y: float, tube: Tube, clip: Clip, count: int) -> Non
     width, height = frame_size(clip, count)
     maps = tube.map[picks(len(tube.map), count)]
     spread = max(float(np.abs(tube.map).max()), 1e-12)
-    colors = ScalarMappable(TwoSlopeNorm(0, -spread, spread), "RdBu_r")
+    norm = TwoSlopeNorm(0, -spread, spread)
     axes = page.axes(LABEL, y, width=len(maps) * (width + GAP) - GAP, height=height)
     share = width / (width + GAP)
-    _draw_maps(axes, maps, colors=colors, share=share)
+    _draw_maps(axes, maps, norm=norm, cmap=EVIDENCE, share=share)
     axes.set(xlim=(0, len(maps) - 1 + share))
     row_title(axes, f"$\\Sigma_j\\,z_j$\n{_shape(*tube.map.shape)}")
-    ticks = (-spread, 0, spread)
-    colour_bar(page, y, colors, height=height, name="evidence", ticks=ticks)
+    colors = ScalarMappable(norm, EVIDENCE)
+    colour_bar(page, y, colors, height=height, name="evidence", ticks=(-spread, 0, spread))
 
 
 def _draw_maps(
-    axes: Axes, maps: np.ndarray, *, colors: ScalarMappable, share: float, alpha: float = 1
+    axes: Axes, maps: np.ndarray, *, norm: Normalize, cmap: str, share: float, alpha: float = 1
 ) -> None:
     """Draw maps (K, H', W') side by side, unsmoothed; map k covers k to k + `share` along x."""
     for number, values in enumerate(maps):
-        extent = (number, number + share, 1, 0)
-        pixels = {"aspect": "auto", "interpolation": "nearest", "alpha": alpha}
-        axes.imshow(values, colors.get_cmap(), colors.norm, extent=extent, **pixels)
+        axes.imshow(
+            values,
+            cmap,
+            norm,
+            extent=(number, number + share, 1, 0),
+            aspect="auto",
+            interpolation="nearest",
+            alpha=alpha,
+        )
     axes.set(ylim=(1, 0), xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
 

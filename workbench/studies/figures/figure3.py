@@ -71,8 +71,9 @@ def _draw_action_boxes(axes: Axes, clip: Clip, chosen: np.ndarray) -> None:
         x0, y0, x1, y1 = box / (width, height, width, height)
         corner, across, down = (number + x0 * share, y0), (x1 - x0) * share, y1 - y0
         for color, weight in (("black", 2.0), ("white", 1.0)):
-            style = {"fill": False, "ec": color, "lw": weight, "joinstyle": "miter"}
-            axes.add_patch(Rectangle(corner, across, down, **style))
+            outline = Rectangle(corner, across, down, fill=False, joinstyle="miter")
+            outline.set(edgecolor=color, linewidth=weight)
+            axes.add_patch(outline)
 
 
 def _draw_timeline(
@@ -95,15 +96,19 @@ def _draw_timeline(
     for color, panel in zip(COLORS, panels):
         name, auc = " ".join(panel.title.split()), temporal_auc(panel.tube, interval)
         maxima = panel.tube.normalized.max((1, 2))
-        style = {"color": color, "ms": 2.5, "lw": 1.1}
         label = f"{name}: temporal AUC {auc:.2f}"
-        axes.plot(_times(panel.tube), maxima, "o-", label=label, **style)
+        axes.plot(_times(panel.tube), maxima, "o-", color=color, ms=2.5, lw=1.1, label=label)
     axes.set(xlim=(first, first + pace * length), ylim=(0, 1.05), yticks=(0, 0.5, 1))
     axes.set_xlabel("time (s)")
     axes.set_ylabel("maximum\nof each frame", labelpad=4)
     axes.spines[["top", "right"]].set_visible(False)
-    below = {"loc": "upper left", "bbox_to_anchor": (-0.02, -0.32), "frameon": False}
-    axes.legend(ncols=1 + len(panels), handlelength=1.4, **below)
+    axes.legend(
+        loc="upper left",
+        bbox_to_anchor=(-0.02, -0.32),  # below the axis
+        ncols=1 + len(panels),
+        frameon=False,
+        handlelength=1.4,
+    )
 
 
 def _times(tube: Tube) -> np.ndarray:
