@@ -39,9 +39,9 @@ def panel(clip: wb.Clip, ex: wb.Explanation, title: str = "MFNet\n(3-D)") -> fig
 
 def words(figure: Figure) -> list[str]:
     return [
-        each.get_text()
-        for each in figure.findobj(matplotlib.text.Text)
-        if each.get_text() and each.get_visible()
+        text.get_text()
+        for text in figure.findobj(matplotlib.text.Text)
+        if text.get_text() and text.get_visible()
     ]
 
 
@@ -86,8 +86,11 @@ def test_fonts_are_legible_and_nothing_is_cut_off(
 def test_no_two_texts_overlap(kind: str, clip: wb.Clip, ex: wb.Explanation) -> None:
     figure = drawn(kind, clip, ex)
     FigureCanvasAgg(figure).draw()
-    boxes = [(t.get_text(), t.get_window_extent()) for t in figure.findobj(matplotlib.text.Text)
-             if t.get_text().strip() and t.get_visible()]  # fmt: skip
+    boxes = [
+        (t.get_text(), t.get_window_extent())
+        for t in figure.findobj(matplotlib.text.Text)
+        if t.get_text().strip() and t.get_visible()
+    ]
     met = [
         (first, second)
         for n, (first, one) in enumerate(boxes)
@@ -100,31 +103,31 @@ def test_no_two_texts_overlap(kind: str, clip: wb.Clip, ex: wb.Explanation) -> N
 
 def test_method_figure_says_the_shapes_and_the_features(clip: wb.Clip, ex: wb.Explanation) -> None:
     tau = float(ex.class_weights("lift").quantile(0.75))
-    told = " ".join(words(figures.method_figure(ex, ex.tube("lift", tau), clip)))
-    assert "16×112×112" in told
-    assert "128×8×7×7" in told
-    assert "32 kept" in told
-    assert f"τ = {tau:.2g}" in told
+    written = " ".join(words(figures.method_figure(ex, ex.tube("lift", tau), clip)))
+    assert "16×112×112" in written
+    assert "128×8×7×7" in written
+    assert "32 kept" in written
+    assert f"τ = {tau:.2g}" in written
     table = ex.channels("lift", top=None)
     for channel in table[table["weight"] >= tau]["channel"].head(3):
-        assert f"$j$ = {channel}" in told
+        assert f"$j$ = {channel}" in written
 
 
 def test_method_figure_without_a_threshold_leaves_nothing_out(
     clip: wb.Clip, ex: wb.Explanation
 ) -> None:
-    told = " ".join(words(figures.method_figure(ex, ex.tube("lift"), clip)))
-    assert "128 kept" in told
-    assert "left" not in told
+    written = " ".join(words(figures.method_figure(ex, ex.tube("lift"), clip)))
+    assert "128 kept" in written
+    assert "left" not in written
 
 
 def test_comparison_shows_the_auc_of_each_tube(clip: wb.Clip, ex: wb.Explanation) -> None:
     tube = ex.tube("lift")
-    told = words(drawn("comparison", clip, ex))
+    written = words(drawn("comparison", clip, ex))
     auc = wb.metrics.temporal_auc(tube, clip.action)
-    assert f"MFNet (3-D): temporal AUC {auc:.2f}" in told
-    assert "annotated: lift" in told
-    assert "time (s)" in told
+    assert f"MFNet (3-D): temporal AUC {auc:.2f}" in written
+    assert "annotated: lift" in written
+    assert "time (s)" in written
 
 
 def test_comparison_takes_a_tube_of_fewer_frames(clip: wb.Clip, ex: wb.Explanation) -> None:
@@ -325,7 +328,9 @@ def test_a_failing_notebook_fails_the_command_in_a_few_lines(tmp_path: Path) -> 
 
 def test_the_command_takes_the_figures_notebooks() -> None:
     assert {path.name for path in (ROOT / "notebooks").glob("figure*.ipynb")} == {
-        "figure1_method.ipynb", "figure2_heat_and_focus.ipynb", "figure3_2d_vs_3d.ipynb",
-    }  # fmt: skip
+        "figure1_method.ipynb",
+        "figure2_heat_and_focus.ipynb",
+        "figure3_2d_vs_3d.ipynb",
+    }
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(r"^figures: .*\n\t@\$\(PY\) \.ci/figures\.py", makefile, re.MULTILINE)

@@ -223,7 +223,7 @@ def test_a_filmstrip_spreads_its_frames_evenly_over_the_clip():
 def test_rows_lie_below_each_other_and_lines_go_on_below():
     frames = numbered(6)
     strip = filmstrip([frames, frames + 100], count=6, columns=4, gap=1)
-    # Two lines of two rows; 5 white pixels part the lines, 1 the rows. The second line has two frames.
+    # Two lines of two rows; 5 white pixels between lines, 1 between rows. Line two has two frames.
     assert strip.shape == (4 * 20 + 2 * 1 + 5, 4 * 31 - 1, 3)
     assert strip[[10, 31], 10, 0].tolist() == [0, 100]
     assert strip[56, [10, 41], 0].tolist() == [40, 50]

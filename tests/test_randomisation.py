@@ -1,4 +1,4 @@
-"""The randomisation checks: what is randomised when, and what comes out where the answer is known."""
+"""The randomisation checks: what is randomised when, and results with a known answer."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_fresh_weights_are_initialised_and_their_batch_norms_fit_the_clips(model
 
 
 class Brightness(nn.Module):
-    """One map: what lies above `level`, for two classes of equal weight. No shuffling can change it."""
+    """One map: values above `level`, for two classes of equal weight. Shuffling cannot change it."""
 
     def __init__(self):
         super().__init__()

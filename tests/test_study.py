@@ -1,4 +1,4 @@
-"""The study of faithfulness: that it covers what it says, resumes after an interruption, and is charted."""
+"""The study of faithfulness: covers every clip, resumes after an interruption, is charted."""
 
 from __future__ import annotations
 
@@ -90,9 +90,14 @@ def test_no_such_table():
 def means() -> pd.DataFrame:
     rng = np.random.default_rng(0)
     rows = pd.DataFrame(
-        {"data": np.repeat(["samples, iid", "samples, pair"], 40), "clip": [f"c{n}" for n in range(40)] * 2,
-         "method": ["tube", "chance"] * 40, "deletion": rng.random(80), "share": [0.1, 0.5] * 40}
-    )  # fmt: skip
+        {
+            "data": np.repeat(["samples, iid", "samples, pair"], 40),
+            "clip": [f"c{n}" for n in range(40)] * 2,
+            "method": ["tube", "chance"] * 40,
+            "deletion": rng.random(80),
+            "share": [0.1, 0.5] * 40,
+        }
+    )
     return evaluation.compare(rows)
 
 

@@ -1,4 +1,4 @@
-"""Volumes: solids come out where they are known to be, in seconds and pixels; figures change in place."""
+"""Volumes: solids lie where they should, in seconds and pixels; figures change in place."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ def edge_use(mesh) -> np.ndarray:
 
 def test_a_box_comes_out_where_it_is_in_seconds_and_pixels(box_tube):
     mesh = solids.isosurface(box_tube.normalized, TIMES, 0.5)
-    # Halfway between the last full and the first empty sample: frames 1.5 to 4.5, pixels' centres at n + 0.5.
+    # Halfway between the last full and the first empty sample: frames 1.5 to 4.5. The centres of
+    # pixels are at n + 0.5.
     np.testing.assert_allclose(points(mesh).min(axis=0), [2.0 + 0.25 * 1.5, 24, 10], atol=1e-5)
     np.testing.assert_allclose(points(mesh).max(axis=0), [2.0 + 0.25 * 4.5, 40, 20], atol=1e-5)
     assert enclosed(mesh) == pytest.approx(0.75 * 16 * 10, rel=0.05)  # its corners are bevelled
@@ -139,9 +140,15 @@ def test_a_picture_has_the_frames_colours_in_their_places():
     assert mesh["vertexcolor"][place[48.0, 32.0]] == "#010203"  # the rim
     assert set(mesh["x"].tolist()) == {2.5}
     corners = points({**mesh, "x": np.zeros(len(mesh["x"]))})
-    area = np.linalg.norm(np.cross(
-        corners[mesh["j"]] - corners[mesh["i"]], corners[mesh["k"]] - corners[mesh["i"]]
-    ), axis=1).sum() / 2  # fmt: skip
+    area = (
+        np.linalg.norm(
+            np.cross(
+                corners[mesh["j"]] - corners[mesh["i"]], corners[mesh["k"]] - corners[mesh["i"]]
+            ),
+            axis=1,
+        ).sum()
+        / 2
+    )
     assert area == pytest.approx(32 * 48, rel=1e-5)  # every triangle once, no hole
 
 
