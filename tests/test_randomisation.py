@@ -147,7 +147,7 @@ def test_fresh_weights_are_initialised_and_their_batch_norms_fit_the_clips(model
 
 
 class Brightness(nn.Module):
-    """One map: values above `level`, for two classes of equal weight. Shuffling cannot change it."""
+    """One map: values above `level`, for two classes of equal weight. Shuffling changes nothing."""
 
     def __init__(self):
         super().__init__()

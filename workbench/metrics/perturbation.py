@@ -94,8 +94,8 @@ def deletion(
     return _curve(
         "deletion",
         score,
-        clip=clip,
-        tube=tube,
+        clip,
+        tube,
         steps=steps,
         baseline=baseline,
         grid=grid,
@@ -124,8 +124,8 @@ def insertion(
     return _curve(
         "insertion",
         score,
-        clip=clip,
-        tube=tube,
+        clip,
+        tube,
         steps=steps,
         baseline=baseline,
         grid=grid,
@@ -170,9 +170,9 @@ def random_order(
 def _curve(
     kind: str,
     score: Score,
-    *,
     clip: Clip,
     tube: TubeLike,
+    *,
     steps: int | Sequence[float],
     baseline: Baseline | np.ndarray,
     grid: tuple[int, int, int],
