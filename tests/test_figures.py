@@ -113,6 +113,19 @@ def test_method_figure_says_the_shapes_and_the_features(clip: wb.Clip, ex: wb.Ex
         assert f"$j$ = {channel}" in written
 
 
+@pytest.mark.parametrize("kept", [0, 1])
+def test_method_figure_of_few_features_keeps_its_colour_bars_on_the_page(
+    kept: int, clip: wb.Clip, ex: wb.Explanation
+) -> None:
+    weights = ex.class_weights("lift").sort(descending=True).values
+    tau = float(weights[0]) + (0.01 if kept == 0 else -1e-6)
+    figure = figures.method_figure(ex, ex.tube("lift", tau), clip)
+    assert f"{kept} kept" in words(figure)
+    for axes in figure.axes:
+        place = axes.get_position()
+        assert 0 <= place.y0 < place.y1 <= 1, axes
+
+
 def test_method_figure_without_a_threshold_leaves_nothing_out(
     clip: wb.Clip, ex: wb.Explanation
 ) -> None:

@@ -81,7 +81,8 @@ def method_figure(
             own = heat(clip, enlarged(ex.feature_tube(channel), clip))
             place = y + 0.22 + number * (high + GAP)
             strip(page, place, own[chosen], f"feature\n$j$ = {channel}")
-        heat_bar(page, y + 0.22, features * (high + GAP) - GAP)
+        if followed:
+            heat_bar(page, y + 0.22, len(followed) * (high + GAP) - GAP)
     return page.figure
 
 
