@@ -37,4 +37,6 @@ from .views.dataset_browser import Browser, browse
 from .views.explorer import Explorer, explore
 from .views.overlays import focus, heat
 from .views.pictures import draw_boxes, filmstrip
-from .views.volumes import save_html, timeline_figure, volume_figure
+from .views.plotly_figures import save_html
+from .views.timelines import timeline_figure
+from .views.volumes import volume_figure
