@@ -16,7 +16,9 @@ __all__ = ["NotebookError", "run_notebook", "save_notebook"]
 
 UNLISTED = {"check", "injected-parameters"}  # tags of cells that are not a step to the reader
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-ARROW = re.compile(r"^-+> ?\d+ (.*)$", re.MULTILINE)  # marks the failing line in IPython's traceback
+ARROW = re.compile(
+    r"^-+> ?\d+ (.*)$", re.MULTILINE
+)  # marks the failing line in IPython's traceback
 
 
 class NotebookError(RuntimeError):
@@ -65,6 +67,7 @@ def run_notebook(
             None,
             dict(parameters or {}),
             kernel_name="python3",
+            language="python",
             cwd=source.parent,
             progress_bar=False,
             execution_timeout=timeout,
