@@ -51,7 +51,7 @@ def kept(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 
 def figures(paths: list[Path]) -> int:
-    """Execute the figures' notebooks and keep the executed copies; a failure does not stop the rest."""
+    """Execute the figures' notebooks and keep the copies; a failure does not stop the rest."""
     if not paths:
         paths = [*sorted(NOTEBOOKS.glob("figure*.ipynb")), NOTEBOOKS / "faithfulness.ipynb"]
         for old in FIGURES.glob("*"):

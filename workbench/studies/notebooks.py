@@ -1,4 +1,4 @@
-"""Notebooks executed without a browser, for `python -m workbench demo`, `make figures` and `make notebooks`."""
+"""Notebooks executed without a browser: for the demo, `make figures` and `make notebooks`."""
 
 from __future__ import annotations
 
