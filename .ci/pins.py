@@ -28,10 +28,10 @@ CONDA = {
 
 HEADER = """\
 # The exact versions that `make` installs: everything the workbench needs with the extra test,
-# directly or not, on Linux, macOS and Windows. A constraint installs nothing by itself, so lines for
-# other platforms do no harm. If a release has no build for an older Python, a marker leaves the choice to
-# pyproject.toml. Written by `make pins`, which first upgrades .venv to the newest releases: run the
-# tests after it, then commit this file together with environment.yml.
+# directly or not, on Linux, macOS and Windows. A constraint installs nothing by itself, so lines
+# for other platforms do no harm. If a release has no build for an older Python, a marker leaves the
+# choice to pyproject.toml. `make pins` writes this file, after upgrading .venv to the newest
+# releases: run the tests then, and commit it together with environment.yml.
 """
 
 
