@@ -113,7 +113,9 @@ def test_an_interrupted_demo_says_so_and_ends():
     demo.send_signal(signal.SIGINT)
     rest, _ = demo.communicate(timeout=120)
     assert demo.returncode == 130
-    assert "Interrupted" in rest
+    assert rest.strip().splitlines()[-1] == "Interrupted. No file is left half-written."
+    assert "Kernel died" not in rest
+    assert "Traceback" not in rest
 
 
 def test_help_names_the_commands(capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -46,6 +47,7 @@ def run_notebook(
     import papermill  # type: ignore[import-untyped]
     from papermill.exceptions import PapermillExecutionError  # type: ignore[import-untyped]
 
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # it repeats what it raises
     notebook = nbformat.read(source, as_version=4)
     titles = [_title(cell) for cell in notebook.cells if _is_step(cell)]
     started = 0
@@ -82,6 +84,10 @@ def run_notebook(
         raise failure(title, *lines, f"{error.ename}: {error.evalue[:400]}") from None
     except CellTimeoutError:
         raise failure(titles[started - 1], f"it took longer than {timeout} s") from None
+    except KeyboardInterrupt:
+        # The abandoned task of nbclient would print a traceback when Python ends.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        raise
     except DeadKernelError:
         reason = "its Python process died, most often for lack of memory"
         raise failure(titles[started - 1], reason) from None
