@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.text
-import nbformat
 import numpy as np
 import pytest
 import torch
@@ -311,39 +307,3 @@ def test_preview_is_small(clip: wb.Clip, ex: wb.Explanation) -> None:
     picture = figures.preview(drawn("method", clip, ex))
     assert picture[:2] == b"\xff\xd8"
     assert len(picture) < 250_000
-
-
-def command(*names: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, ROOT / ".ci" / "figures.py", *names],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_a_failing_notebook_fails_the_command_in_a_few_lines(tmp_path: Path) -> None:
-    notebook = nbformat.v4.new_notebook()
-    notebook.cells = [
-        nbformat.v4.new_markdown_cell("# A figure"),
-        nbformat.v4.new_code_cell("# Parameters\nsize = 3"),
-        nbformat.v4.new_code_cell("# The claim\nx = 1\nassert size == 4, 'it is not so'"),
-    ]
-    nbformat.write(notebook, tmp_path / "wrong.ipynb")
-    done = command(tmp_path / "wrong.ipynb")
-    assert done.returncode == 1
-    assert "wrong.ipynb stopped in code cell 2 of 2, 'The claim'" in done.stderr
-    assert "assert size == 4" in done.stderr
-    assert "AssertionError: it is not so" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) <= 4
-
-
-def test_the_command_takes_the_figures_notebooks() -> None:
-    assert {path.name for path in (ROOT / "notebooks").glob("figure*.ipynb")} == {
-        "figure1_method.ipynb",
-        "figure2_heat_and_focus.ipynb",
-        "figure3_2d_vs_3d.ipynb",
-    }
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert re.search(r"^figures: .*\n\t@\$\(PY\) \.ci/figures\.py", makefile, re.MULTILINE)
