@@ -23,14 +23,8 @@ from workbench.models.checkpoints import read_checkpoint
 from workbench.models.input_spec import InputSpec
 from workbench.models.networks.mfnet import MFNet3d
 from workbench.models.video_model import VideoModel
-from workbench.training.augmentation import (
-    Feed,
-    Plan,
-    loader,
-    random_view,
-    random_window,
-    sided_classes,
-)
+from workbench.training.augmentation import random_view, random_window, sided_classes
+from workbench.training.batches import Feed, Plan, loader
 from workbench.training.run_checkpoints import read_state, write_state
 
 SPEC = InputSpec(frames=4, resize=(32, 32), stride=2, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -447,7 +441,7 @@ def test_ctrl_c_writes_a_checkpoint_and_passes_on(
 def test_checkpoints_load_as_models(tmp_path: Path) -> None:
     data = toy()
     done = tune(data, validation=data, output=tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "latest.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "best.pt", "latest.pt"]
     for name in ("best.pt", "latest.pt"):
         state = read_checkpoint(tmp_path / name)
         assert state.keys() == done.model.module.state_dict().keys()
@@ -495,8 +489,8 @@ def test_an_interrupted_write_leaves_the_checkpoint_before(
     path = tmp_path / "latest.pt"
     write_state(path, {"step": 1})
 
-    def interrupted(_content: Any, file: Any) -> None:
-        file.write(b"half")
+    def interrupted(_content: Any, temporary: Path) -> None:
+        temporary.write_bytes(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", interrupted)
@@ -515,7 +509,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
         tune(model=wb.wrap_model(Convolved(2), SPEC, ["dark", "light"]), output=tmp_path, epochs=1)
     assert len(tune(output=tmp_path, epochs=2, resume=False).epochs) == 2
     (tmp_path / "latest.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+    with pytest.raises(ValueError, match=r"cannot resume: .*latest\.pt .*resume=False"):
         tune(output=tmp_path)
     write_state(tmp_path / "latest.pt", {"state_dict": {}})
     with pytest.raises(ValueError, match=re.escape("no checkpoint of wb.fine_tune")):
