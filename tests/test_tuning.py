@@ -579,6 +579,8 @@ def test_accelerate_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyP
 
 
 def test_several_precisions_in_one_process() -> None:
-    assert tune(epochs=1, precision="bf16").curve["loss"].notna().all()
-    assert tune(epochs=1, precision="no").curve["loss"].notna().all()
+    # No 3×3×3 convolution: in bf16 on a CPU, PyTorch 2.14 leaves parts of its gradient unwritten.
+    model = wb.wrap_model(Convolved(2), SPEC, ["dark", "light"])
+    assert tune(model=model, epochs=1, precision="bf16").curve["loss"].notna().all()
+    assert tune(model=model, epochs=1, precision="no").curve["loss"].notna().all()
     assert os.environ.get("ACCELERATE_MIXED_PRECISION") in (None, "no")

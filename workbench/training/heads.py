@@ -27,7 +27,7 @@ def copy_for(model: VideoModel, data: Dataset, head: str | None) -> tuple[VideoM
         if target.head
     )
     name = head or model.head or next(proved, None) or _last_head(sizes, model.classes)
-    if name not in sizes:
+    if name is None or name not in sizes:
         find_module(module, name or "")
         listed = ", ".join(f"{layer} ({outputs} outputs)" for layer, outputs in sizes.items())
         raise ValueError(

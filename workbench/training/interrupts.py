@@ -30,7 +30,7 @@ class Interrupt:
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Interrupt]:
-    """Defer Ctrl-C until `Interrupt.check` is called. Python allows this in the main thread only."""
+    """Defer Ctrl-C until `Interrupt.check`; in other threads than the main one, do nothing."""
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt

@@ -98,7 +98,7 @@ def write_state(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_state(path: Path, keys: set[str]) -> dict[str, Any]:
-    """Read a file by `write_state`; raises ValueError if that fails or one of the keys is missing."""
+    """Read a file by `write_state`; raises ValueError if it is invalid or lacks one of the keys."""
     remedy = "give another output=, or start anew with resume=False"
     try:
         content = read_file(path)
