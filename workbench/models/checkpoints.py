@@ -192,7 +192,8 @@ def _survives(value: torch.Tensor, dtype: torch.dtype) -> bool:
 
 
 def _no_state(path: str | Path, got: str) -> str:
-    return f"{path} holds no state dict: expected names and tensors, or a dict with 'state_dict'; {got}"
+    expected = "names and tensors, or a dict with 'state_dict'"
+    return f"{path} holds no state dict: expected {expected}; {got}"
 
 
 def _described(value: Any) -> str:

@@ -62,9 +62,10 @@ class MFNet3d(nn.Module):
         )
         self.maxpool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
         strides = ((2, 1, 1), (1, 2, 2), (1, 2, 2), (1, last_stride, last_stride))
-        for i, stride in enumerate(strides):
-            stage = _stage(widths[i], widths[i + 1], units=units[i], groups=groups, stride=stride)
-            self.add_module(f"conv{i + 2}", stage)
+        self.conv2, self.conv3, self.conv4, self.conv5 = (
+            _stage(widths[i], widths[i + 1], units=units[i], groups=groups, stride=strides[i])
+            for i in range(4)
+        )
         self.tail = nn.Sequential(
             OrderedDict(bn=nn.BatchNorm3d(widths[4]), relu=nn.ReLU(inplace=True))
         )
