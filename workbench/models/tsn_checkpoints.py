@@ -124,7 +124,7 @@ def _split(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     others = {name: value for name, value in state.items() if not name.startswith("new_fc.")}
     for kind in ("weight", "bias"):
         joint = state.get(f"new_fc.{kind}")
-        if joint is None or len(joint) != sum(TASKS.values()):
+        if joint is None or joint.shape[:1] != (sum(TASKS.values()),):
             raise ValueError(f"expected new_fc.{kind} with {sum(TASKS.values())} rows")
         for task, part in zip(TASKS, joint.split(list(TASKS.values()))):
             others[f"fc_{task}.{kind}"] = part.clone()
