@@ -295,7 +295,6 @@ def test_weights_that_would_change_when_converted_are_refused(name, value, told)
         loaded(**{name: value})
 
 
-@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 @pytest.mark.parametrize(
     ("make", "told"),
     [
@@ -309,7 +308,7 @@ def test_weights_that_would_change_when_converted_are_refused(name, value, told)
         (lambda w: {"weight": w, "epoch": 3}, "'epoch' is a int"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:.*quantiz.*")
+@pytest.mark.filterwarnings("ignore::UserWarning:torch")
 def test_a_state_dict_of_anything_but_dense_tensors_with_text_names_is_refused(
     make, told, tmp_path
 ):
