@@ -136,11 +136,11 @@ def _settings(content: Mapping[Any, Any]) -> tuple[str | None, dict[str, Any]]:
     hyper = _section(content, "hyper_parameters")
     if isinstance(hyper.get("model"), Mapping):  # EPIC-Kitchens-100
         model = hyper["model"]
-        said = {"network": model.get("type"), "modality": hyper.get("modality")}
+        facts = {"network": model.get("type"), "modality": hyper.get("modality")}
         backbone = model.get("backbone")
         spec = _preprocessing(_section(hyper, "data"))
     else:
-        said = {
+        facts = {
             "network": content.get("model_type"),
             "modality": content.get("modality"),
             "consensus": content.get("consensus_type"),
@@ -150,7 +150,7 @@ def _settings(content: Mapping[Any, Any]) -> tuple[str | None, dict[str, Any]]:
         if content.get("segment_count") is not None:
             spec["frames"] = _whole(content, "segment_count", 8)
     readable = {"network": "tsn", "modality": "rgb", "consensus": "avg"}
-    for what, value in said.items():
+    for what, value in facts.items():
         if value is not None and str(value).lower() != readable[what]:
             raise ValueError(
                 f"it has {what} {value!r:.60}, and only {readable[what]!r} can be read: "
