@@ -32,7 +32,7 @@ from .studies import charts, evaluation, figures, study
 from .studies.evaluation import evaluate, predictions
 from .studies.randomisation import cascading_randomisation
 from .training.fine_tuning import fine_tune
-from .training.runs import Training
+from .training.results import Training
 from .views.dataset_browser import Browser, browse
 from .views.explorer import Explorer, explore
 from .views.overlays import focus, heat
