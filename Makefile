@@ -1,28 +1,27 @@
 # The workbench's commands; plain `make` lists them. Paths are relative, and programs of the environment are
 # run as `python -m …`, so that a folder with a space in its name does no harm.
 
-# Python for .venv: the first of these that runs, unless said otherwise: make PYTHON=/path/to/python demo
+# Python for .venv: the first of these that runs, or your own choice: make PYTHON=/path/to/python demo
 PYTHONS := python3.11 python3.12 python3.13 python3.10 python3
 # An index beside the usual one. On a Linux machine without a GPU, torch's CPU build saves gigabytes:
 # make TORCH_INDEX=https://download.pytorch.org/whl/cpu demo
 TORCH_INDEX ?=
-# The video that `make demo` explains; a shipped sample unless said otherwise.
+# The video that `make demo` explains; a shipped sample by default.
 CLIP ?=
 # Added to the command of `make lab`, `make quick` or `make bench`: make quick ARGS="-k tubes"
 ARGS ?=
-
-SAMPLES := -m workbench.studies.sample_files
-BENCH := -m benchmarks
 
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 READY_TEST := $(VENV)/.ready-test
 
-# Recipes read these from the environment: whatever is in them, spaces or quotes, needs no quoting by make.
-export PYTHON
-export TORCH_INDEX
-export WORKBENCH_CLIP := $(value CLIP)
+# Recipes read these from the environment, where make expands nothing in them: a file may be called
+# "my $(clip).mp4".
+override PYTHON := $(value PYTHON)
+override TORCH_INDEX := $(value TORCH_INDEX)
+override CLIP := $(value CLIP)
+export PYTHON TORCH_INDEX CLIP
 
 # The stamps hold the folder they were made in. An environment that was moved or copied, or whose Python is
 # gone, is not ready.
@@ -37,7 +36,7 @@ help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F '|' '{printf "%-10s %s\n", $$1, $$2}'
 
 demo: $(READY) ## explain a video headless, into results/quickstart (CLIP=my.mp4: your own)
-	@$(PY) -m workbench demo $${WORKBENCH_CLIP:+"$$WORKBENCH_CLIP"}
+	@$(PY) -m workbench demo $${CLIP:+-- "$$CLIP"}
 
 lab: $(READY) ## open JupyterLab at the quickstart (ARGS="--no-browser --port 9000")
 	@as_root=; [ "$$(id -u)" != 0 ] || as_root=--allow-root; \
@@ -51,7 +50,7 @@ test: lint ## all checks: lint, types, tests, notebooks
 quick: $(READY_TEST) ## the tests that take seconds
 	$(PY) -m pytest tests -m "not slow and not browser" $(ARGS)
 
-lint: $(READY_TEST) ## style and types
+lint: $(READY_TEST) ## style, types, layers, public names
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
@@ -59,19 +58,19 @@ lint: $(READY_TEST) ## style and types
 	$(PY) .ci/public_names.py
 
 notebooks: $(READY_TEST) ## execute the notebooks in place (ARGS=notebooks/00_quickstart.ipynb: one of them)
-	$(PY) .ci/notebooks.py $(ARGS)
+	$(PY) .ci/notebooks.py refresh $(ARGS)
 
 figures: $(READY) ## rebuild the paper's figures, into results/figures
-	@$(PY) .ci/figures.py
+	@$(PY) .ci/notebooks.py figures
 
 bench: $(READY_TEST) ## run the benchmarks
-	$(PY) $(BENCH) $(ARGS)
+	$(PY) -m benchmarks $(ARGS)
 
 samples: $(READY) ## build data/samples anew
-	$(PY) $(SAMPLES) $(ARGS)
+	$(PY) -m workbench make-samples
 
 pins: $(READY_TEST) ## upgrade .venv to the newest releases, then pin them
-	$(PY) -m pip install --upgrade --upgrade-strategy eager -e ".[test,cluster]"
+	$(PY) -m pip install --upgrade --upgrade-strategy eager -e ".[test]"
 	$(PY) .ci/pins.py
 	@touch $(READY) $(READY_TEST)
 
@@ -79,10 +78,10 @@ clean: ## remove .venv and caches; data and results stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The environment. A stamp is written last, and `installing` stands while pip writes: a set-up that was
-# broken off is begun anew. What the tests need includes what the demo needs.
-$(READY): EXTRAS := zoo,train,cluster
-$(READY_TEST): EXTRAS := test,cluster
+# The environment. A stamp is written last, and `installing` exists while pip writes: an interrupted set-up
+# starts again. What the tests need includes what the demo needs.
+$(READY): EXTRAS := zoo,train
+$(READY_TEST): EXTRAS := test
 $(READY) $(READY_TEST): pyproject.toml constraints.txt
 	@set -e; trap 'exit 130' INT TERM; \
 	if [ -e $(VENV)/installing ] || ! $(PY) -m pip --version >/dev/null 2>&1; then \

@@ -1,7 +1,7 @@
-"""Write constraints.txt and the versions in environment.yml from what is installed; run by `make pins`.
+"""Write constraints.txt and the versions in environment.yml; `make pins` calls this.
 
-Pinned is what the package needs, directly or not, with the extras test and cluster, as it stands in the
-environment that runs this. A release that has no build for an older Python gets a marker, so that there
+The pins are the installed versions of everything that the package needs with the extra test,
+directly or not. A release without a build for an older Python gets a marker, so that on that Python
 the ranges of pyproject.toml decide.
 """
 
@@ -18,26 +18,25 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "saliency-workbench"
-EXTRAS = {"test", "cluster"}
+EXTRAS = {"test"}
 OLDEST = "3.10.0"
 CONDA = {
     "pytorch": "torch",
-    "dask-core": "dask",
     "matplotlib-base": "matplotlib",
     "playwright-python": "playwright",
 }
 
 HEADER = """\
-# The exact versions that `make` installs: everything the workbench needs with the extras test and cluster,
-# directly or not, on Linux, macOS and Windows. A constraint installs nothing by itself, so lines of other
-# platforms do no harm; where a release has no build for an older Python, a marker leaves the choice to
-# pyproject.toml. Written by `make pins`, which first upgrades .venv to the newest releases: run the tests
-# after it, then commit this file together with environment.yml.
+# The exact versions that `make` installs: everything the workbench needs with the extra test,
+# directly or not, on Linux, macOS and Windows. A constraint installs nothing by itself, so lines
+# for other platforms do no harm. If a release has no build for an older Python, a marker leaves the
+# choice to pyproject.toml. `make pins` writes this file, after upgrading .venv to the newest
+# releases: run the tests then, and commit it together with environment.yml.
 """
 
 
 def needed(name: str, extras: set[str], seen: dict[str, set[str]]) -> None:
-    """Add the distribution and all that it needs in this environment to `seen`."""
+    """Add a distribution and all that it needs in this environment to `seen`."""
     key = canonicalize_name(name)
     if key in seen and extras <= seen[key]:
         return
@@ -46,13 +45,13 @@ def needed(name: str, extras: set[str], seen: dict[str, set[str]]) -> None:
         requirement = Requirement(text)
         environments = [{**default_environment(), "extra": extra} for extra in extras | {""}]
         if requirement.marker is None or any(
-            requirement.marker.evaluate(each) for each in environments
+            requirement.marker.evaluate(environment) for environment in environments
         ):
             needed(requirement.name, set(requirement.extras), seen)
 
 
 def marker(requires_python: str | None) -> str:
-    """The marker for a release that does not run on the oldest Python supported; else nothing."""
+    """Return the marker of a release that does not run on the oldest Python supported, or ""."""
     specifiers = SpecifierSet(requires_python or "")
     if specifiers.contains(OLDEST):
         return ""

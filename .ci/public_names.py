@@ -1,7 +1,7 @@
 """Fail if two modules define the same public name, or a module has the name of a public function.
 
-`import workbench.explain` would put the module where `wb.explain` is, and two classes called `Panel` make
-every search for one find the other. `make lint` calls this.
+`import workbench.explain` would put the module where `wb.explain` is, and a search for one of two
+classes called `Panel` finds the other. `make lint` calls this.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""Fixtures for all tests. What a test needs from outside the repository is skipped with the remedy where it
-is missing; in continuous integration (CI=true) a missing browser fails, because there it must be tested.
+"""Fixtures for all tests.
+
+A test that needs something from outside the repository is skipped if that is missing, and says what to do.
+In continuous integration (CI=true) a missing browser is a failure.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    """Every test begins from the same random state, alone or in company."""
+    """Start every test from the same random state, whichever tests run before it."""
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - for libraries that still draw from the global state
     torch.manual_seed(0)
@@ -27,7 +29,7 @@ def _seeded() -> None:
 def _folder(variable: str, holds: str) -> Path:
     value = os.environ.get(variable)
     if not value:
-        pytest.skip(f"needs {holds}: set {variable} to the folder that holds them")
+        pytest.skip(f"needs {holds}: set {variable} to their folder")
     folder = Path(value)
     if not folder.is_dir():
         pytest.fail(f"{variable} is {value}, which is not a folder")
@@ -48,7 +50,7 @@ def annotations_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """Path of the browser that the browser tests drive, for playwright's `executable_path`."""
+    """Return the path of the browser that the tests drive, for playwright's `executable_path`."""
     wanted = os.environ.get("WORKBENCH_CHROMIUM")
     candidates = (wanted,) if wanted else BROWSERS
     found = next(filter(None, map(shutil.which, candidates)), None)

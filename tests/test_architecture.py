@@ -1,6 +1,6 @@
-"""House rules that no linter knows: what stays lazy, what is documented, what git holds.
+"""House rules that no linter checks: what loads lazily, what is documented, what is in git.
 
-Who may import whom is in pyproject.toml and checked by `make lint`.
+Which room may import which is in pyproject.toml, and `make lint` checks it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ HEAVY = (
 
 
 def sources() -> dict[str, Path]:
-    """Dotted name below workbench, e.g. models.zoo, to file; a package goes by its own name."""
+    """Map dotted names below workbench, such as models.zoo, to files."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = list(path.relative_to(PACKAGE).with_suffix("").parts)
@@ -46,6 +47,15 @@ def sources() -> dict[str, Path]:
 
 
 MODULES = sources()
+
+
+def fresh(code: str) -> str:
+    """Return what `code` prints in a new Python process."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 def test_torch_is_imported_before_decord() -> None:
@@ -59,15 +69,6 @@ print("torch" in sys.modules)
     assert fresh(code) == "True"
 
 
-def fresh(code: str) -> str:
-    """What `code` prints in a Python process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 def test_import_workbench_loads_nothing_heavy() -> None:
     loaded = fresh(
         f"import sys, workbench; dir(workbench); print(*sorted({set(HEAVY)} & set(sys.modules)))"
@@ -78,7 +79,7 @@ def test_import_workbench_loads_nothing_heavy() -> None:
 def test_every_public_name_resolves() -> None:
     code = """
 import workbench
-assert len(set(workbench.__all__)) == len(workbench.__all__), "a name stands twice in __all__"
+assert len(set(workbench.__all__)) == len(workbench.__all__), "a name is listed twice in __all__"
 missing = [name for name in workbench.__all__ if getattr(workbench, name, None) is None]
 hidden = sorted(set(workbench.__all__) - set(dir(workbench)))
 print(*missing, *hidden)
@@ -94,7 +95,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def public_definitions(
     tree: ast.Module,
 ) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]]:
-    """Public functions and classes of a module, and the public methods of public classes."""
+    """Yield public functions and classes of a module, and the public methods of its classes."""
     for node in tree.body:
         if (
             isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
@@ -115,9 +116,9 @@ def test_public_names_are_documented_and_typed(module: str) -> None:
     assert ast.get_docstring(tree), f"{module} has no docstring"
     lacking = []
     for name, node in public_definitions(tree):
-        decorators = {ast.unparse(each) for each in node.decorator_list}
+        decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
         if decorators & {"overload", "typing.overload"} or any(
-            each.endswith(".setter") for each in decorators
+            decorator.endswith(".setter") for decorator in decorators
         ):
             continue
         if not ast.get_docstring(node):
@@ -138,8 +139,8 @@ def test_public_names_are_documented_and_typed(module: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def held() -> list[Path]:
-    """Files that git holds or would take."""
+def tracked() -> list[Path]:
+    """List the files that are in git or would be added to it."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -147,29 +148,65 @@ def held() -> list[Path]:
     return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
 
 
-def test_git_holds_nothing_large(held: list[Path]) -> None:
-    large = [f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e6:.1f} MB" for path in held]
-    large = [line for line, path in zip(large, held) if path.stat().st_size > 5e6]
+def test_git_holds_nothing_large(tracked: list[Path]) -> None:
+    large = [f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e6:.1f} MB" for path in tracked]
+    large = [line for line, path in zip(large, tracked) if path.stat().st_size > 5e6]
     assert large == []
 
 
-def test_notebooks_hold_no_widget_state(held: list[Path]) -> None:
-    state = "application/vnd.jupyter.widget-state+json"
-    for path in held:
-        if path.suffix == ".ipynb":
-            content = json.loads(path.read_text(encoding="utf-8"))
-            assert "widgets" not in content["metadata"], f"{path.name}: saved with widget state"
-            for cell in content["cells"]:
-                for output in cell.get("outputs", []):
-                    assert state not in output.get("data", {}), (
-                        f"{path.name}: saved with widget state"
-                    )
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-def test_no_file_names_a_path_of_somebodys_machine(held: list[Path]) -> None:
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return json.loads(request.param.read_text(encoding="utf-8"))
+
+
+def code_cells(notebook: dict[str, Any]) -> Iterator[tuple[str, set[str], dict[str, Any]]]:
+    """Yield source, tags and metadata of each code cell."""
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            metadata = cell["metadata"]
+            yield "".join(cell["source"]), set(metadata.get("tags", [])), metadata
+
+
+def test_notebooks_have_short_cells(notebook: dict[str, Any]) -> None:
+    sources = [source for source, _, _ in code_cells(notebook)]
+    assert [source for source in sources if len(source.splitlines()) > 20] == []
+
+
+def test_notebooks_keep_assertions_in_hidden_cells(notebook: dict[str, Any]) -> None:
+    for source, tags, metadata in code_cells(notebook):
+        hidden = metadata.get("jupyter", {}).get("source_hidden", False)
+        assert hidden == ("check" in tags) == ("hide-input" in tags)
+        assert hidden == bool(re.search(r"^\s*assert ", source, re.MULTILINE)), source
+        assert "assert real or" not in source
+        assert "assert place.real or" not in source
+
+
+def test_notebooks_keep_parameters_in_one_cell(notebook: dict[str, Any]) -> None:
+    """Papermill writes its own values behind the first cell that is tagged."""
+    tagged = ["parameters" in tags for _, tags, _ in code_cells(notebook)]
+    assert sum(tagged) == tagged[0]
+    titles = [source.partition("\n")[0] for source, _, _ in code_cells(notebook)]
+    assert [title == "# Parameters" for title in titles] == tagged
+    assert not any(re.search(r"os\.environ", source) for source, _, _ in code_cells(notebook))
+
+
+def test_notebooks_hold_clean_outputs(notebook: dict[str, Any]) -> None:
+    assert len(json.dumps(notebook)) < 600_000
+    assert "widgets" not in notebook["metadata"], "saved with widget state"
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            assert output.get("name") != "stderr"
+            assert output["output_type"] != "error"
+            assert "application/vnd.jupyter.widget-state+json" not in output.get("data", {})
+
+
+def test_no_file_names_a_path_of_somebodys_machine(tracked: list[Path]) -> None:
     pattern = re.compile(r"(?<![\w.:/~}])/(?:root|work|home|Users)/[\w.]")
     found = []
-    for path in held:
+    for path in tracked:
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
@@ -179,3 +216,11 @@ def test_no_file_names_a_path_of_somebodys_machine(held: list[Path]) -> None:
             f"{path.relative_to(ROOT)}:{number}" for number, line in lines if pattern.search(line)
         ]
     assert found == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_every_path_in_the_pages_exists(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = re.findall(r"`((?:workbench|notebooks|tests|data)/[\w./-]*)`", text)
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []

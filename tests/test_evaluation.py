@@ -79,6 +79,29 @@ def test_the_tolerance_forgives_a_frame_that_is_just_out_of_the_interval(data):
     assert not rows[["points in time", "points"]].any(axis=None)
 
 
+def test_the_tolerance_in_time_is_the_same_on_both_sides():
+    """Twenty frames 0.1 s apart: 5 % of the clip are 0.1 s, one frame before and one behind."""
+    boxes = np.tile(np.float32([8, 8, 24, 24]), (20, 1))
+    frames = np.zeros((20, 48, 48, 3), dtype=np.uint8)
+    action = wb.Action("lift", 0.75, 1.15, boxes)  # the frames 8 to 11
+    clip = wb.Clip(frames, 10.0, name="lift", actions=(action,))
+    grown = np.isfinite(clip.action_boxes(0, grow=0.1)).all(1)
+    assert np.flatnonzero(grown).tolist() == [7, 8, 9, 10, 11, 12]
+
+    def peak_in(frame):
+        volume = np.zeros((20, 48, 48))
+        volume[frame, 16, 16] = 1
+        return lambda clip, label: volume
+
+    index = pd.DataFrame({"class": ["lift"]}, index=["lift"])
+    data = wb.Dataset(index, ["lift"], lambda *_, **__: clip)
+    spec = wb.InputSpec(frames=20, resize=(48, 48))
+    rows = faithfulness({n: peak_in(n) for n in range(20)}, data, spec, progress=False)
+    points = rows.set_index("method")
+    assert points.index[points["points"]].tolist() == [8, 9, 10, 11]
+    assert points.index[points["points ±5%"]].tolist() == [7, 8, 9, 10, 11, 12]
+
+
 def test_curves_are_those_of_the_metrics_and_their_ends_are_asked_for_once(data):
     asked = []
 
@@ -96,7 +119,8 @@ def test_curves_are_those_of_the_metrics_and_their_ends_are_asked_for_once(data)
     rows = faithfulness(
         untied, data.subset(data.index.index[:1]), SPEC, score=score_of, steps=3, progress=False
     )
-    # Two actions: the ends once, and for each of three methods the two points between of the two curves.
+    # Two actions. The two ends are scored once; each of three methods has two curves with two
+    # points between the ends.
     assert sum(asked) == 2 * (2 + 3 * 2 * 2)
     clip = SPEC.view(data.read(0, frames=16))
     first = rows[(rows["method"] == 2) & (rows["action"] == 0)].iloc[0]
@@ -123,8 +147,12 @@ def test_halves_of_the_data_give_the_rows_of_the_whole(data):
     halves = [run(data=data.subset(part)) for part in (data.index.index[:1], data.index.index[1:])]
     pd.testing.assert_frame_equal(whole, pd.concat(halves, ignore_index=True))
     assert list(whole["method"].unique()) == [
-        "random weights", "centre Gaussian", "frame difference", "random order", "tube",
-    ]  # fmt: skip
+        "random weights",
+        "centre Gaussian",
+        "frame difference",
+        "random order",
+        "tube",
+    ]
     chance = whole[whole["method"] == "random order"]
     assert chance["temporal AUC"].nunique() == len(chance)  # another order for each clip and action
 
@@ -188,22 +216,22 @@ def table():
 
 
 def test_means_and_intervals_by_method():
-    told = compare(table()).set_index(["data", "method", "metric"])
-    row = told.loc[("d", "a", "energy")]
+    means = compare(table()).set_index(["data", "method", "metric"])
+    row = means.loc[("d", "a", "energy")]
     expected = bootstrap([0.0, 0.2, 0.4, 0.6, 0.8], ["p", "q", "r", "s", "s"])
     assert (row["mean"], row["low"], row["high"]) == pytest.approx(expected)
     assert row["clips"] == 4
-    assert told.loc[("d", "b", "points"), "mean"] == pytest.approx(0.6)
-    assert set(told.index.get_level_values("metric")) == {"points", "energy"}
+    assert means.loc[("d", "b", "points"), "mean"] == pytest.approx(0.6)
+    assert set(means.index.get_level_values("metric")) == {"points", "energy"}
 
 
 def test_against_a_method_differences_are_paired():
-    told = compare(table(), against="a", by=["method"]).set_index(["method", "metric"])
-    assert list(told.index) == [("b", "points"), ("b", "energy")]
-    assert told.loc[("b", "energy"), ["mean", "low", "high"]].tolist() == pytest.approx(
+    means = compare(table(), against="a", by=["method"]).set_index(["method", "metric"])
+    assert list(means.index) == [("b", "points"), ("b", "energy")]
+    assert means.loc[("b", "energy"), ["mean", "low", "high"]].tolist() == pytest.approx(
         [0.1, 0.1, 0.1]
     )
-    assert told.loc[("b", "points"), "high"] == 0
+    assert means.loc[("b", "points"), "high"] == 0
     with pytest.raises(KeyError, match="'c'"):
         compare(table(), against="c")
     lacking = table()[lambda rows: ~((rows["method"] == "a") & (rows["clip"] == "q"))]

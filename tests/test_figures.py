@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.text
-import nbformat
 import numpy as np
 import pytest
 import torch
@@ -39,9 +35,9 @@ def panel(clip: wb.Clip, ex: wb.Explanation, title: str = "MFNet\n(3-D)") -> fig
 
 def words(figure: Figure) -> list[str]:
     return [
-        each.get_text()
-        for each in figure.findobj(matplotlib.text.Text)
-        if each.get_text() and each.get_visible()
+        text.get_text()
+        for text in figure.findobj(matplotlib.text.Text)
+        if text.get_text() and text.get_visible()
     ]
 
 
@@ -86,8 +82,11 @@ def test_fonts_are_legible_and_nothing_is_cut_off(
 def test_no_two_texts_overlap(kind: str, clip: wb.Clip, ex: wb.Explanation) -> None:
     figure = drawn(kind, clip, ex)
     FigureCanvasAgg(figure).draw()
-    boxes = [(t.get_text(), t.get_window_extent()) for t in figure.findobj(matplotlib.text.Text)
-             if t.get_text().strip() and t.get_visible()]  # fmt: skip
+    boxes = [
+        (t.get_text(), t.get_window_extent())
+        for t in figure.findobj(matplotlib.text.Text)
+        if t.get_text().strip() and t.get_visible()
+    ]
     met = [
         (first, second)
         for n, (first, one) in enumerate(boxes)
@@ -100,31 +99,44 @@ def test_no_two_texts_overlap(kind: str, clip: wb.Clip, ex: wb.Explanation) -> N
 
 def test_method_figure_says_the_shapes_and_the_features(clip: wb.Clip, ex: wb.Explanation) -> None:
     tau = float(ex.class_weights("lift").quantile(0.75))
-    told = " ".join(words(figures.method_figure(ex, ex.tube("lift", tau), clip)))
-    assert "16×112×112" in told
-    assert "128×8×7×7" in told
-    assert "32 kept" in told
-    assert f"τ = {tau:.2g}" in told
+    written = " ".join(words(figures.method_figure(ex, ex.tube("lift", tau), clip)))
+    assert "16×112×112" in written
+    assert "128×8×7×7" in written
+    assert "32 kept" in written
+    assert f"τ = {tau:.2g}" in written
     table = ex.channels("lift", top=None)
     for channel in table[table["weight"] >= tau]["channel"].head(3):
-        assert f"$j$ = {channel}" in told
+        assert f"$j$ = {channel}" in written
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_method_figure_of_few_features_keeps_its_colour_bars_on_the_page(
+    kept: int, clip: wb.Clip, ex: wb.Explanation
+) -> None:
+    weights = ex.class_weights("lift").sort(descending=True).values
+    tau = float(weights[0]) + (0.01 if kept == 0 else -1e-6)
+    figure = figures.method_figure(ex, ex.tube("lift", tau), clip)
+    assert f"{kept} kept" in words(figure)
+    for axes in figure.axes:
+        place = axes.get_position()
+        assert 0 <= place.y0 < place.y1 <= 1, axes
 
 
 def test_method_figure_without_a_threshold_leaves_nothing_out(
     clip: wb.Clip, ex: wb.Explanation
 ) -> None:
-    told = " ".join(words(figures.method_figure(ex, ex.tube("lift"), clip)))
-    assert "128 kept" in told
-    assert "left" not in told
+    written = " ".join(words(figures.method_figure(ex, ex.tube("lift"), clip)))
+    assert "128 kept" in written
+    assert "left" not in written
 
 
 def test_comparison_shows_the_auc_of_each_tube(clip: wb.Clip, ex: wb.Explanation) -> None:
     tube = ex.tube("lift")
-    told = words(drawn("comparison", clip, ex))
+    written = words(drawn("comparison", clip, ex))
     auc = wb.metrics.temporal_auc(tube, clip.action)
-    assert f"MFNet (3-D): temporal AUC {auc:.2f}" in told
-    assert "annotated: lift" in told
-    assert "time (s)" in told
+    assert f"MFNet (3-D): temporal AUC {auc:.2f}" in written
+    assert "annotated: lift" in written
+    assert "time (s)" in written
 
 
 def test_comparison_takes_a_tube_of_fewer_frames(clip: wb.Clip, ex: wb.Explanation) -> None:
@@ -134,6 +146,26 @@ def test_comparison_takes_a_tube_of_fewer_frames(clip: wb.Clip, ex: wb.Explanati
     square = figures.Panel("TSN", clip.select(range(0, 16, 2)).crop(0, 40, 240, 240), half)
     figure = figures.comparison_figure(clip, [square, panel(clip, ex)])
     assert figure.get_figheight() > drawn("comparison", clip, ex).get_figheight()
+
+
+def strips(figure: Figure) -> list[list[np.ndarray]]:
+    """The frames of each strip, from the top down."""
+    found = [axes for axes in figure.axes if len(axes.images) > 1]
+    found.sort(key=lambda axes: -axes.get_position().y0)
+    return [[np.asarray(image.get_array()) for image in axes.images] for axes in found]
+
+
+def test_comparison_shows_the_frame_of_a_tube_that_is_nearest_in_time() -> None:
+    frames = np.zeros((8, 12, 16, 3), np.uint8)
+    clip = wb.Clip(frames, 10.0, actions=(wb.Action("lift", 0.2, 0.5),))
+    volume = np.zeros((3, 3, 4), np.float32)
+    volume[1], volume[2] = 1, 2
+    times = np.array([0.1, 0.35, 0.6])
+    tube = wb.Tube(volume, 0, "lift", None, np.array([0]), 1, volume, times=times)
+    segments = figures.Panel("TSN", wb.Clip(frames[:3], 10.0, times=times), tube)
+    _, shown = strips(figures.comparison_figure(clip, [segments], count=8))
+    nearest = [0, 0, 0, 1, 1, 2, 2, 2]  # of 0.0, 0.1, ..., 0.7 s
+    assert [np.array_equal(one, segments.heat[n]) for one, n in zip(shown, nearest)] == [True] * 8
 
 
 def test_comparison_needs_an_action(clip: wb.Clip, ex: wb.Explanation) -> None:
@@ -178,6 +210,16 @@ def test_print_view_cuts_what_the_network_sees(spec: wb.InputSpec, size: tuple[i
     view = figures.print_view(clip, spec)
     assert view.size == size
     assert (view.times == spec.view(clip).times).all()
+
+
+def test_print_view_cuts_out_the_middle() -> None:
+    rows, columns = np.indices((240, 320), dtype=np.int64)
+    frame = np.stack([rows, columns % 256, columns // 256], axis=-1).astype(np.uint8)
+    clip = wb.Clip(frames=np.repeat(frame[None], 4, axis=0), fps=10)
+    square = figures.print_view(clip, wb.InputSpec(frames=4, resize=256, crop=224))
+    assert (square.frames == frame[15:225, 55:265]).all()  # 210 × 210 of 240 × 320
+    squashed = figures.print_view(clip, wb.InputSpec(frames=4, resize=(256, 256), crop=224))
+    assert (squashed.frames == frame[15:225, 20:300]).all()
 
 
 def test_surrounded_reads_more_and_marks_the_segment() -> None:
@@ -245,41 +287,23 @@ def test_save_writes_png_pdf_and_films(tmp_path: Path, clip: wb.Clip, ex: wb.Exp
     assert (tmp_path / "again" / "fig.pdf").read_bytes() == written
 
 
+def test_a_figure_that_fails_leaves_the_former_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fig.png").write_bytes(b"the former one")
+
+    def fill_the_disk(self: Figure, path: Path, **_: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", fill_the_disk)
+    with pytest.raises(OSError, match="No space left"):
+        figures.save(Figure(), tmp_path, "fig")
+    assert [path.name for path in tmp_path.iterdir()] == ["fig.png"]
+    assert (tmp_path / "fig.png").read_bytes() == b"the former one"
+
+
 def test_preview_is_small(clip: wb.Clip, ex: wb.Explanation) -> None:
     picture = figures.preview(drawn("method", clip, ex))
     assert picture[:2] == b"\xff\xd8"
     assert len(picture) < 250_000
-
-
-def command(*names: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, ROOT / ".ci" / "figures.py", *names],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_a_failing_notebook_fails_the_command_in_a_few_lines(tmp_path: Path) -> None:
-    notebook = nbformat.v4.new_notebook()
-    notebook.cells = [
-        nbformat.v4.new_markdown_cell("# A figure"),
-        nbformat.v4.new_code_cell("# Parameters\nsize = 3"),
-        nbformat.v4.new_code_cell("# The claim\nx = 1\nassert size == 4, 'it is not so'"),
-    ]
-    nbformat.write(notebook, tmp_path / "wrong.ipynb")
-    done = command(tmp_path / "wrong.ipynb")
-    assert done.returncode == 1
-    assert "wrong.ipynb stopped in code cell 2 of 2, 'The claim'" in done.stderr
-    assert "assert size == 4" in done.stderr
-    assert "AssertionError: it is not so" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) <= 4
-
-
-def test_the_command_takes_the_figures_notebooks() -> None:
-    assert {path.name for path in (ROOT / "notebooks").glob("figure*.ipynb")} == {
-        "figure1_method.ipynb", "figure2_heat_and_focus.ipynb", "figure3_2d_vs_3d.ipynb",
-    }  # fmt: skip
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert re.search(r"^figures: .*\n\t@\$\(PY\) \.ci/figures\.py", makefile, re.MULTILINE)

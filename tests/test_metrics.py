@@ -1,4 +1,4 @@
-"""Every metric against hand-made answers, a second implementation, and what it must never call a success."""
+"""Every metric against hand-made answers, a second implementation, and false successes."""
 
 from __future__ import annotations
 
@@ -195,8 +195,8 @@ def test_temporal_iou_goes_by_the_profile_and_times_of_a_tube():
         + np.arange(8)[:, None, None] % 5
     )
     tube = wb.Tube(volume, 0, "a", None, np.arange(1), 1, volume, times=TIMES)
-    said, true = tube.profile > tube.profile.max() / 2, (TIMES >= 0.5) & (TIMES < 1.5)
-    assert temporal_iou(tube, (0.5, 1.5)) == (said & true).sum() / (said | true).sum()
+    salient, true = tube.profile > tube.profile.max() / 2, (TIMES >= 0.5) & (TIMES < 1.5)
+    assert temporal_iou(tube, (0.5, 1.5)) == (salient & true).sum() / (salient | true).sum()
     assert temporal_auc(tube, (0.5, 1.5)) == temporal_auc(volume, (0.5, 1.5), TIMES)
 
 
@@ -210,6 +210,13 @@ def test_temporal_auc_by_hand():
     assert temporal_auc(tied, (0.5, 1.0), np.arange(4) / 4) == pytest.approx(
         (0.5 + 0.5 + 1 + 1) / 4
     )
+
+
+def test_temporal_auc_ranks_frames_by_their_maximum_not_their_mean():
+    volume = np.full((4, 3, 5), 2.0)
+    volume[1:3] = 0
+    volume[1:3, 1, 2] = 5  # a larger maximum, a smaller mean
+    assert temporal_auc(volume, (0.25, 0.75), np.arange(4) / 4) == 1
 
 
 @given(
@@ -447,7 +454,8 @@ def test_replacements():
     blurred = replacement(clip, "blur")
     assert blurred[[0, 2]].max() == 0  # every frame by itself
     assert (blurred[..., 2] == 0).all()  # every colour by itself
-    # An edge under a Gaussian of σ = 10 pixels: half of it at the edge, Φ(-1) one σ before, the edge 10.5 away.
+    # An edge under a Gaussian of σ = 10 pixels: half of it at the edge, Φ(-1) one σ before. The
+    # edge is 10.5 pixels away.
     assert blurred[1, 56, 49, 0] == pytest.approx(200 * 0.147, abs=2)
     with pytest.raises(ValueError, match="'blur', 'mean'"):
         replacement(clip, "grey")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import tarfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import safetensors.torch
 import torch
 
 import workbench as wb
-from workbench.models.checkpoints import read_checkpoint, read_file
+from workbench.models.checkpoints import load_strictly, read_checkpoint, read_file
 from workbench.models.networks.mfnet import MFNet3d
+from workbench.training.run_checkpoints import read_state
 
 REFERENCE = Path(__file__).parent / "reference" / "mfnet3d_state_dict.json"
 SMALL = dict(widths=(8, 16, 16, 16, 16), units=(1, 1, 1, 1), groups=4)
@@ -153,7 +155,7 @@ def test_a_checkpoint_runs_no_code(inside, tmp_path):
     ):
         with pytest.raises(
             ValueError,
-            match=rf"{path.name} needs (\w+\.)?exec, .*argparse\.Namespace.*weights_only=False",
+            match=rf"{path.name} needs (\w+\.)?exec, .*argparse\.Namespace.*save the weights alone",
         ):
             read_checkpoint(path)
         assert not mark.exists()
@@ -232,8 +234,6 @@ def test_files_cut_anywhere_are_refused(tmp_path):
 
 
 def test_the_oldest_tar_format_is_refused_with_a_reason(tmp_path):
-    import tarfile
-
     with tarfile.open(tmp_path / "old.tar", "w") as tar:
         for name in ("storages", "tensors", "pickle"):
             (tmp_path / name).write_bytes(pickle.dumps(0))
@@ -250,6 +250,119 @@ def test_batch_counts_may_be_missing_as_in_old_files(published, tmp_path):
     torch.save(state, tmp_path / "old.pth")
     model = wb.load_model("mfnet3d", checkpoint=tmp_path / "old.pth", device="cpu")
     assert torch.equal(model.module.classifier.weight, module.classifier.weight)
+
+
+class Doubles(torch.nn.Module):
+    """A network with a weight of each kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 1, bias=False)
+        self.register_buffer("count", torch.tensor(0))
+
+
+def loaded(**state):
+    """The weights of `Doubles` after loading."""
+    module = Doubles()
+    load_strictly(
+        module, {"layer.weight": torch.ones(1, 2), "count": torch.tensor(7), **state}, "x.pth"
+    )
+    return module.layer.weight.tolist()[0], int(module.count)
+
+
+@pytest.mark.parametrize("dtype", [torch.half, torch.bfloat16, torch.float32, torch.float64])
+def test_weights_of_another_float_precision_are_converted(dtype):
+    weight = torch.tensor([[0.5, -1.25]], dtype=dtype)
+    assert loaded(**{"layer.weight": weight, "count": torch.tensor(9, dtype=torch.int32)}) == (
+        [0.5, -1.25],
+        9,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("layer.weight", torch.tensor([[1, 2**25 + 1]], dtype=torch.int32), "layer.weight torch.int32, expected torch.float32"),
+        ("layer.weight", torch.tensor([[1 + 2j, 3]]), "layer.weight torch.complex64, expected torch.float32"),
+        ("layer.weight", torch.tensor([[True, False]]), "torch.bool"),
+        ("layer.weight", torch.tensor([[1e300, 1]], dtype=torch.float64), "out of range as torch.float32: 1 in: layer.weight"),
+        ("layer.weight", torch.tensor([[float("inf"), 1]]), "infinite .* layer.weight"),
+        ("count", torch.tensor(1.5), "count torch.float32, expected torch.int64"),
+    ],
+)  # fmt: skip
+def test_weights_that_would_change_when_converted_are_refused(name, value, told):
+    with pytest.raises(ValueError, match=f"x.pth .*{told}"):
+        loaded(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda w: {1: w}, "the key 1, which is not a text"),
+        (lambda w: {"weight": w, None: w}, "the key None"),
+        (lambda w: {"weight": w.to_sparse()}, "'weight' is a sparse or nested tensor"),
+        (lambda w: {"weight": torch.nested.nested_tensor([w, w])}, "sparse or nested"),
+        (lambda w: {"weight": w.to("meta")}, "without values"),
+        (lambda w: {"weight": torch.quantize_per_tensor(w, 0.1, 0, torch.qint8)}, "quantised"),
+        (lambda w: {"weight": torch.zeros(1).expand(10**12)}, "fewer values"),
+        (lambda w: {"weight": w, "epoch": 3}, "'epoch' is a int"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning:torch")
+def test_a_state_dict_of_anything_but_dense_tensors_with_text_names_is_refused(
+    make, told, tmp_path
+):
+    torch.save(make(torch.ones(2, 2)), tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match=rf"odd\.pth.*{told}"):
+        read_checkpoint(tmp_path / "odd.pth")
+
+
+@pytest.mark.timeout(10)
+def test_a_checkpoint_that_contains_itself_is_refused(tmp_path):
+    content = {"weight": torch.ones(1)}
+    content["state_dict"] = content
+    inner = {"model": {}}
+    inner["model"]["state_dict"] = inner
+    for name, cycle in (("self.pth", content), ("pair.pth", inner)):
+        torch.save(cycle, tmp_path / name)
+        with pytest.raises(ValueError, match=rf"{name} .*contains itself"):
+            read_checkpoint(tmp_path / name)
+
+
+def test_no_error_repeats_torch_s_advice_to_load_any_code(tmp_path):
+    """torch advises `weights_only=False`, which runs the code in the file."""
+    files = evil_files(tmp_path, {"state_dict": Evil(tmp_path / "ran")})
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "whole.pth")
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    (tmp_path / "junk.pth").write_bytes(b"\x80\x02}q\x00(X\xff")
+    with tarfile.open(tmp_path / "old.tar", "w") as tar:
+        for name in ("storages", "tensors", "pickle"):
+            (tmp_path / name).write_bytes(pickle.dumps(0))
+            tar.add(tmp_path / name, name)
+    for path in (
+        *files,
+        *(tmp_path / name for name in ("whole.pth", "text.pth", "junk.pth", "old.tar")),
+    ):
+        for read in (read_checkpoint, lambda path: read_state(path, set())):
+            with pytest.raises(ValueError, match=path.name) as caught:
+                read(path)
+            assert "weights_only" not in str(caught.value)
+            assert "arbitrary code" not in str(caught.value)
+    assert "save the weights alone: torch.save(network.state_dict(), " in str(caught.value)
+
+
+def test_mfnet_is_fed_as_its_authors_feed_it():
+    """(x - (124, 117, 104)) * 0.0167 for x up to 255, by pencil and paper."""
+    spec = wb.load_model("mfnet3d", classes=["a"], device="cpu").input
+    for pixel, expected in (
+        ((124, 117, 104), (0, 0, 0)),
+        ((224, 217, 204), (1.67, 1.67, 1.67)),
+        ((24, 0, 254), (-1.67, -1.9539, 2.505)),
+    ):
+        frames = np.full((16, 256, 256, 3), pixel, dtype=np.uint8)
+        x = spec.tensor(spec.view(wb.Clip(frames, 25.0)))
+        assert x.shape == (1, 3, 16, 224, 224)
+        assert x[0, :, 8, 100, 100].tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_unknown_model_lists_the_known():

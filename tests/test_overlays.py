@@ -80,6 +80,19 @@ def test_scaling_is_over_the_whole_volume_not_per_frame():
     assert bright[1].max() == 255
 
 
+def test_focus_by_frame_is_the_authors():
+    """`cv2.normalize(cam[i], 20, 255, MINMAX)` as alpha; a constant frame gets 20."""
+    frames = np.full((3, 1, 3, 3), 255, dtype=np.uint8)
+    tube = make_tube([[[-2.0, 0.0, 2.0]], [[0.5, 0.6, 0.7]], [[9.0, 9.0, 9.0]]])
+    shown = focus(frames, tube, scale="frame")[..., 0]
+    assert shown[:, 0].tolist() == [[20, 138, 255], [20, 138, 255], [20, 20, 20]]  # 137.5 is 138
+    whole = focus(frames, tube)[..., 0]
+    assert whole[2, 0].tolist() == [255, 255, 255]
+    assert whole[1].max() < 90
+    with pytest.raises(ValueError, match="scale: expected 'volume' or 'frame'"):
+        focus(frames, tube, scale="clip")
+
+
 def test_a_constant_tube_is_no_evidence(clip):
     flat = make_tube(np.full((5, 12, 16), 7.0))
     np.testing.assert_array_equal(focus(clip, flat, floor=0), np.zeros_like(clip.frames))
@@ -210,7 +223,7 @@ def test_a_filmstrip_spreads_its_frames_evenly_over_the_clip():
 def test_rows_lie_below_each_other_and_lines_go_on_below():
     frames = numbered(6)
     strip = filmstrip([frames, frames + 100], count=6, columns=4, gap=1)
-    # Two lines of two rows; 5 white pixels part the lines, 1 the rows. The second line has two frames.
+    # Two lines of two rows; 5 white pixels between lines, 1 between rows. Line two has two frames.
     assert strip.shape == (4 * 20 + 2 * 1 + 5, 4 * 31 - 1, 3)
     assert strip[[10, 31], 10, 0].tolist() == [0, 100]
     assert strip[56, [10, 41], 0].tolist() == [40, 50]

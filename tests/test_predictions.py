@@ -1,4 +1,4 @@
-"""Predictions: which clips a network gets right, with a network whose answer is written into the clip."""
+"""Predictions: which clips a network gets right, with a network that reads it off the clip."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The study of faithfulness: that it covers what it says, goes on where it was broken off, and is charted."""
+"""The study of faithfulness: covers every clip, resumes after an interruption, is charted."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import workbench as wb
 from workbench.studies import charts, evaluation, study
@@ -35,6 +36,17 @@ def test_the_share_of_all_features_is_the_tube_as_it_is():
         tubes["1"].volume, wb.explain(model, clip).tube("stir").volume, atol=1e-4
     )
     assert [tubes[name].kept for name in ("0.5", "0.25", "0.02")] == [64, 32, 3]
+
+
+def test_tau_0_keeps_the_features_with_positive_weights():
+    mfnet, tsn = (wb.load_model(f"samples/{name}", device="cpu") for name in ("mfnet", "tsn"))
+    clip = mfnet.input.view(wb.samples.make_clip("lift", seed=7))
+    tube = study.methods(mfnet, tsn)["MFNet, τ = 0"](clip, "lift")
+    ex = wb.explain(mfnet, clip)
+    positive = ex.class_weights("lift").clamp(min=0)
+    assert tube.kept == int((positive > 0).sum()) < ex.activations.shape[0]
+    expected = torch.einsum("c,cthw->thw", positive, ex.activations).numpy()
+    np.testing.assert_allclose(tube.map, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_gradient_weights_are_the_class_weights_on_the_shipped_network():
@@ -78,9 +90,14 @@ def test_no_such_table():
 def means() -> pd.DataFrame:
     rng = np.random.default_rng(0)
     rows = pd.DataFrame(
-        {"data": np.repeat(["samples, iid", "samples, pair"], 40), "clip": [f"c{n}" for n in range(40)] * 2,
-         "method": ["tube", "chance"] * 40, "deletion": rng.random(80), "share": [0.1, 0.5] * 40}
-    )  # fmt: skip
+        {
+            "data": np.repeat(["samples, iid", "samples, pair"], 40),
+            "clip": [f"c{n}" for n in range(40)] * 2,
+            "method": ["tube", "chance"] * 40,
+            "deletion": rng.random(80),
+            "share": [0.1, 0.5] * 40,
+        }
+    )
     return evaluation.compare(rows)
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 import workbench as wb
 from workbench.datasets import samples
+from workbench.datasets.samples import draw_scene
 from workbench.studies.evaluation import summary
 from workbench.studies.randomisation import randomised
+from workbench.training import sample_networks
 from workbench.training.sample_networks import (
     RECIPE,
     Stage,
@@ -41,6 +46,28 @@ def test_workers_draw_the_same_kind_of_clips_and_none_twice():
     loader = iter(sample_batches(Stage(32, 1, 4, 1e-3), workers=2))
     frames = torch.cat([next(loader)[0] for _ in range(2)])
     assert len({clip.numpy().tobytes() for clip in frames}) == 8
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_clips_have_seeds_from_2_40_on_and_measured_clips_below(workers, monkeypatch):
+    seeds = []
+
+    def draw(label, seed, split):
+        seeds.append(seed)
+        return draw_scene(label, seed, split)
+
+    monkeypatch.setattr(sample_networks, "draw_scene", draw)
+    if workers:  # the workers' share, in this process
+        info = SimpleNamespace(id=1, num_workers=workers)
+        monkeypatch.setattr(sample_networks, "get_worker_info", lambda: info)
+    next(iter(sample_batches(Stage(32, 1, 3, 1e-3), workers=0)))
+    assert seeds == (
+        [2**40, 2**40 + 1, 2**40 + 2] if not workers else [2**40 + 1, 2**40 + 3, 2**40 + 5]
+    )
+    assert samples.TRAINING_SEEDS == 2**40
+    for split in samples.SPLITS:
+        measured = samples.dataset(split, 20, seed=2**20).index["seed"]
+        assert max(measured) < 2**40
 
 
 def test_training_changes_the_weights_and_reports_every_step():
@@ -82,6 +109,39 @@ def test_saved_weights_come_back(tmp_path, monkeypatch):
         assert torch.equal(value, back.module.state_dict()[name])
 
 
+@pytest.mark.parametrize("name", ["mfnet.safetensors", "mfnet.json"])
+def test_weights_that_cannot_be_written_leave_the_file_before(name, tmp_path, monkeypatch):
+    save_weights(small_mfnet(), tmp_path, "mfnet")
+    before = (tmp_path / name).read_bytes()
+    write = {"mfnet.safetensors": "write_bytes", "mfnet.json": "write_text"}[name]
+
+    def fail(path, content):
+        path.open("wb").write(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, write, fail)
+    with pytest.raises(OSError, match="no space"):
+        save_weights(small_mfnet(), tmp_path, "mfnet")
+    assert (tmp_path / name).read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"mfnet.safetensors", "mfnet.json"}
+
+
+def test_a_shipped_network_is_trained_anew_and_recorded(tmp_path, monkeypatch):
+    from workbench.models import zoo
+
+    monkeypatch.setattr(sample_networks, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(zoo, "WEIGHTS", tmp_path)
+    monkeypatch.setitem(sample_networks.SHIPPED, "mfnet", (small_mfnet, [TINY]))
+    path = sample_networks.retrain("mfnet", progress=False)
+    assert path == tmp_path / "mfnet.safetensors"
+    facts = record("mfnet")
+    assert [stage["steps"] for stage in facts["recipe"]] == [TINY.steps]
+    assert len(facts["loss_per_50_steps"]) == 1
+    assert wb.load_model("samples/mfnet", device="cpu").classes == list(samples.CLASSES)
+    with pytest.raises(KeyError, match="mfnet, tsn"):
+        sample_networks.retrain("resnet")
+
+
 def test_the_record_of_the_shipped_network_is_that_of_the_recipe():
     facts = record("mfnet")
     assert [(s["pixels"], s["steps"], s["rate"]) for s in facts["recipe"]] == [
@@ -99,6 +159,9 @@ def test_shuffled_weights_keep_shapes_and_scale_and_lose_the_rest():
         torch.testing.assert_close(own.flatten().sort().values, other.flatten().sort().values)
         if own.numel() > 1000:
             assert not torch.equal(own, other), name
+    for name, own in model.module.named_buffers():
+        if name.endswith(("running_mean", "running_var")):  # statistics go with the weights
+            assert not torch.equal(own, shuffled.module.get_buffer(name)), name
     assert model.module is not shuffled.module
 
 

@@ -1,10 +1,11 @@
-"""Volumes: solids come out where they are known to be, in seconds and pixels; figures change in place."""
+"""Volumes: solids lie where they should, in seconds and pixels; figures change in place."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
 
+import matplotlib.colors
 import numpy as np
 import plotly.graph_objects as go
 import pytest
@@ -12,13 +13,9 @@ import pytest
 from workbench.clips.clip import Action, Clip
 from workbench.saliency.tubes import Tube
 from workbench.views import solids, volumes
-from workbench.views.volumes import (
-    save_html,
-    timeline_figure,
-    update_timeline,
-    update_volume,
-    volume_figure,
-)
+from workbench.views.plotly_figures import INK, save_html
+from workbench.views.timelines import timeline_figure, update_timeline
+from workbench.views.volumes import update_volume, volume_figure
 
 TIMES = 2.0 + 0.25 * np.arange(8)
 
@@ -73,7 +70,8 @@ def edge_use(mesh) -> np.ndarray:
 
 def test_a_box_comes_out_where_it_is_in_seconds_and_pixels(box_tube):
     mesh = solids.isosurface(box_tube.normalized, TIMES, 0.5)
-    # Halfway between the last full and the first empty sample: frames 1.5 to 4.5, pixels' centres at n + 0.5.
+    # Halfway between the last full and the first empty sample: frames 1.5 to 4.5. The centres of
+    # pixels are at n + 0.5.
     np.testing.assert_allclose(points(mesh).min(axis=0), [2.0 + 0.25 * 1.5, 24, 10], atol=1e-5)
     np.testing.assert_allclose(points(mesh).max(axis=0), [2.0 + 0.25 * 4.5, 40, 20], atol=1e-5)
     assert enclosed(mesh) == pytest.approx(0.75 * 16 * 10, rel=0.05)  # its corners are bevelled
@@ -142,9 +140,15 @@ def test_a_picture_has_the_frames_colours_in_their_places():
     assert mesh["vertexcolor"][place[48.0, 32.0]] == "#010203"  # the rim
     assert set(mesh["x"].tolist()) == {2.5}
     corners = points({**mesh, "x": np.zeros(len(mesh["x"]))})
-    area = np.linalg.norm(np.cross(
-        corners[mesh["j"]] - corners[mesh["i"]], corners[mesh["k"]] - corners[mesh["i"]]
-    ), axis=1).sum() / 2  # fmt: skip
+    area = (
+        np.linalg.norm(
+            np.cross(
+                corners[mesh["j"]] - corners[mesh["i"]], corners[mesh["k"]] - corners[mesh["i"]]
+            ),
+            axis=1,
+        ).sum()
+        / 2
+    )
     assert area == pytest.approx(32 * 48, rel=1e-5)  # every triangle once, no hole
 
 
@@ -160,24 +164,17 @@ def test_large_pictures_are_averaged_down_and_still_fill_the_frame():
 
 def test_arrays_are_of_types_that_travel_as_bytes(box_tube):
     volume = box_tube.normalized
-    parts = [solids.isosurface(volume, TIMES, 0.5), solids.isosurface(volume * 0, TIMES, 0.5),
-             solids.picture(np.zeros((9, 9, 3), np.uint8), 1.0), solids.cloud(volume, TIMES, (16, 28, 28)),
-             solids.frame_rim(1.0, 3, 4), solids.box_edges(TIMES, 3, 4)]  # fmt: skip
+    parts = [
+        solids.isosurface(volume, TIMES, 0.5),
+        solids.isosurface(volume * 0, TIMES, 0.5),
+        solids.picture(np.zeros((9, 9, 3), np.uint8), 1.0),
+        solids.frame_rim(1.0, 3, 4),
+        solids.box_edges(TIMES, 3, 4),
+    ]
     for part in parts:
         for name, array in part.items():
             if name != "vertexcolor":
                 assert array.dtype == (np.int32 if name in "ijk" else np.float32), name
-
-
-def test_a_cloud_spans_the_volume_and_keeps_its_values(box_tube):
-    cloud = solids.cloud(box_tube.normalized, TIMES, (16, 16, 16))
-    assert len(cloud["value"]) == 8 * 16 * 16
-    assert (cloud["x"].min(), cloud["x"].max()) == (TIMES[0] - 0.125, TIMES[-1] + 0.125)
-    assert (cloud["y"].max(), cloud["z"].max()) == (48, 32)
-    full = cloud["value"] == 1
-    assert cloud["y"][full].min() >= 24
-    assert cloud["y"][full].max() <= 40
-    assert cloud["x"][full].min() == 2.5
 
 
 def test_the_outline_is_twelve_edges():
@@ -204,6 +201,21 @@ def test_a_figure_nests_its_levels_and_shows_the_frame_at_its_time(box_tube, cli
     assert set(picture.x.tolist()) == {TIMES[6]} == set(rim.x.tolist())
     r, g, b = clip.frames[6, 0, 0]
     assert picture.vertexcolor[0] == f"#{r:02x}{g:02x}{b:02x}"
+
+
+def test_surfaces_have_the_colours_of_heat(box_tube):
+    colors = [traces(volume_figure(box_tube), level)[0].color for level in volumes.LEVELS]
+    jet = [matplotlib.colormaps[volumes.COLORMAP](level) for level in volumes.LEVELS]
+    assert colors == [matplotlib.colors.to_hex(color) for color in jet]
+    inferno = volume_figure(box_tube, levels=[0.5], colormap="inferno")
+    expected = matplotlib.colors.to_hex(matplotlib.colormaps["inferno"](0.5))
+    assert [trace.color for trace in traces(inferno, 0.5)] == [expected]
+
+
+def test_figures_look_as_the_template_says(box_tube):
+    for figure in (volume_figure(box_tube), timeline_figure(box_tube)):
+        assert figure.layout.template.layout.font.color == INK
+        assert figure.layout.template.layout.scene.xaxis.showbackground is False
 
 
 def test_pixels_are_square_time_is_in_seconds_and_row_0_is_on_top(box_tube, clip):
@@ -240,32 +252,25 @@ def test_without_a_clip_there_is_a_rim_and_no_picture(box_tube):
     assert traces(figure, "rim")[0].x[0] == TIMES[3]
 
 
-@pytest.mark.parametrize("style", ["surfaces", "soft"])
-def test_a_figure_has_the_same_traces_whatever_the_tube(style, box_tube, clip):
+def test_a_figure_has_the_same_traces_whatever_the_tube(box_tube, clip):
     kinds = [
-        [
-            (trace.type, trace.meta)
-            for trace in volume_figure(make_tube(volume), clip, style=style).data
-        ]
+        [(trace.type, trace.meta) for trace in volume_figure(make_tube(volume), clip).data]
         for volume in (box_tube.volume, np.zeros((8, 32, 48)), np.full((8, 32, 48), -3.0))
     ]
     assert kinds[0] == kinds[1] == kinds[2]
 
 
 @pytest.mark.parametrize("widget", [False, True])
-@pytest.mark.parametrize("style", ["surfaces", "soft"])
-def test_an_update_makes_what_a_new_figure_would_be_and_leaves_the_camera(
-    widget, style, box_tube, clip
-):
+def test_an_update_makes_what_a_new_figure_would_be_and_leaves_the_camera(widget, box_tube, clip):
     other = make_tube(np.roll(box_tube.volume, (2, 5, -9), axis=(0, 1, 2)))
-    figure = volume_figure(box_tube, clip, 1, style=style)
+    figure = volume_figure(box_tube, clip, 1)
     figure = go.FigureWidget(figure) if widget else figure
     figure.layout.scene.camera.eye = {"x": 9, "y": 8, "z": 7}
     update_volume(figure, other, clip, 6)
-    expected = volume_figure(other, clip, 6, style=style)
+    expected = volume_figure(other, clip, 6)
     for old, new in zip(figure.data, expected.data):
         if new.type != "scatter3d" or new.meta != "outline":
-            for name in ("x", "y", "z", "i", "j", "k", "value", "vertexcolor"):
+            for name in ("x", "y", "z", "i", "j", "k", "vertexcolor"):
                 if name in new:
                     np.testing.assert_array_equal(old[name], new[name])
     assert figure.layout.scene.camera.eye.x == 9
@@ -297,7 +302,6 @@ def test_figures_name_what_does_not_fit(box_tube, clip):
         (lambda: volume_figure(box_tube, levels=(0.7, 0.5)), "levels: expected rising"),
         (lambda: volume_figure(box_tube, levels=()), "levels"),
         (lambda: volume_figure(box_tube, colormap="jett"), "'jett'"),
-        (lambda: volume_figure(box_tube, style="solid"), "'surfaces' or 'soft'"),
         (lambda: update_volume(figure, small), "Make a new figure"),
         (lambda: update_volume(figure, box_tube, clip, 9), "frame: expected 0 to 7"),
     ]:

@@ -351,7 +351,7 @@ def test_epic_100_checkpoints_have_one_head_that_is_split(tmp_path):
         "tsn/resnet18", checkpoint=tmp_path / "tsn_rgb.ckpt", device="cpu", segments=25
     )
     assert model.module.heads == {"verb": 97, "noun": 300}
-    assert model.input.std == (0.485, 0.456, 0.406)  # sic, see models/epic.py
+    assert model.input.std == (0.485, 0.456, 0.406)  # sic, see models/tsn_checkpoints.py
     assert (model.input.frames, model.input.resize, model.input.crop) == (25, 256, 224)
     joint = content["state_dict"]["model.new_fc.weight"]
     assert torch.equal(model.module.fc_verb.weight, joint[:97])
@@ -444,6 +444,63 @@ def test_timm_s_networks_come_with_their_own_input(monkeypatch):
         FileNotFoundError, match=r"huggingface\.co/timm/resnet10t\.\w+ .*checkpoint="
     ):
         wb.load_model("tsn/timm/resnet10t")
+
+
+def changed(content, value, *keys):
+    """The checkpoint with one entry of its layout replaced, or removed if the value is ...."""
+    inside = content
+    for key in keys[:-1]:
+        inside = inside[key]
+    if value is ...:
+        del inside[keys[-1]]
+    else:
+        inside[keys[-1]] = value
+    return content
+
+
+DATA = ("hyper_parameters", "data")
+PICTURES = (*DATA, "preprocessing")
+
+
+@pytest.mark.parametrize(
+    ("make", "value", "keys", "told"),
+    [
+        (epic55, "eight", ("segment_count",), "segment_count from 1"),
+        (epic55, 0, ("segment_count",), "segment_count from 1"),
+        (epic55, True, ("segment_count",), "segment_count from 1"),
+        (epic55, 10**400, ("segment_count",), "segment_count from 1"),
+        (epic55, ["resnet18"], ("arch",), "backbone's name"),
+        (epic55, {1: 2}, ("modality",), "modality"),
+        (epic55, [1], ("hyper_parameters",), "hyper_parameters to be a dict"),
+        (epic55, torch.tensor(1.0), ("state_dict", "fc_verb.weight"), "fc_verb.weight has the shape"),
+        (epic55, torch.zeros(0, 512), ("state_dict", "fc_noun.weight"), "fc_noun.weight has the shape"),
+        (epic55, ..., ("state_dict", "fc_noun.bias"), "1 missing: fc_noun.bias"),
+        (epic55, torch.zeros(2, 512), ("state_dict", "fc_.weight"), "heads named"),
+        (epic55, torch.zeros(2, 512), ("state_dict", "fc_a.b.weight"), "heads named"),
+        (epic100, 5, DATA, "data to be a dict"),
+        (epic100, [1], PICTURES, "preprocessing to be a dict"),
+        (epic100, "x", (*DATA, "test_augmentation"), "test_augmentation to be a dict"),
+        (epic100, None, (*DATA, "frame_count"), "frame_count from 1"),
+        (epic100, -8, (*DATA, "frame_count"), "frame_count from 1"),
+        (epic100, "224", (*PICTURES, "input_size"), "input_size from 1"),
+        (epic100, 1e9, (*PICTURES, "scale_size"), "scale_size from 1"),
+        (epic100, None, (*PICTURES, "mean"), "mean to be three numbers"),
+        (epic100, [0.5, 0.5], (*PICTURES, "mean"), "mean to be three numbers"),
+        (epic100, ["a", "b", "c"], (*PICTURES, "std"), "std to be three numbers"),
+        (epic100, [0.5, 0.5, 0], (*PICTURES, "std"), "std positive"),
+        (epic100, [0.5, float("nan"), 0.5], (*PICTURES, "std"), "three numbers"),
+        (epic100, [0.5, 10**400, 0.5], (*PICTURES, "std"), "three numbers"),
+        (epic100, 3, ("hyper_parameters", "model", "backbone"), "backbone's name"),
+        (epic100, ..., ("state_dict", "model.new_fc.bias"), "expected new_fc.bias with 397 rows"),
+        (epic100, torch.tensor(0.0), ("state_dict", "model.new_fc.bias"), "new_fc.bias with 397"),
+        (epic100, torch.zeros(3, 512), ("state_dict", "model.new_fc.bias"), "new_fc.bias with 397"),
+        (epic100, torch.tensor(0.0), ("state_dict", "model.new_fc.weight"), "new_fc.weight has"),
+    ],
+)  # fmt: skip
+def test_malformed_epic_layouts_are_refused_with_the_path(make, value, keys, told, tmp_path):
+    torch.save(changed(make(), value, *keys), tmp_path / "odd.ckpt")
+    with pytest.raises(ValueError, match=rf"odd\.ckpt.*{told}"):
+        wb.load_model("tsn/resnet18", checkpoint=tmp_path / "odd.ckpt", device="cpu")
 
 
 def test_a_layout_says_what_it_found(tmp_path):

@@ -32,9 +32,11 @@ from .studies import charts, evaluation, figures, study
 from .studies.evaluation import evaluate, predictions
 from .studies.randomisation import cascading_randomisation
 from .training.fine_tuning import fine_tune
-from .training.runs import Training
+from .training.results import Training
 from .views.dataset_browser import Browser, browse
 from .views.explorer import Explorer, explore
 from .views.overlays import focus, heat
 from .views.pictures import draw_boxes, filmstrip
-from .views.volumes import save_html, timeline_figure, volume_figure
+from .views.plotly_figures import save_html
+from .views.timelines import timeline_figure
+from .views.volumes import volume_figure

@@ -1,201 +1,212 @@
-"""The command line: `python -m workbench demo [VIDEO]`, `… evaluate`, `… study` and `… check-data [FOLDER]`."""
+"""The command line: `python -m workbench --help` lists the commands."""
 
 from __future__ import annotations
 
 import argparse
-import os
+import io
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
+Commands = Any  # what argparse's add_subparsers returns; its type is private
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal without Unicode shows τ as \u03c4, which is better than an error.
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(
         prog="python -m workbench", description="The Saliency Tubes workbench."
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    demo_parser = commands.add_parser(
-        "demo", help="explain a video headless, into results/quickstart"
-    )
-    demo_parser.add_argument(
-        "video", nargs="?", help="your own video; without it, a shipped sample"
-    )
-    table = commands.add_parser(
-        "evaluate", help="the shipped network and its tubes on unseen sample clips"
-    )
-    table.add_argument("--clips", type=int, default=400, help="clips a split (default: 400)")
-    table.add_argument("--seed", type=int, default=2, help="of the clips (default: 2)")
-    study_parser = commands.add_parser(
-        "study", help="faithfulness of tubes and baselines on unseen sample clips, an hour"
-    )
-    study_parser.add_argument("--clips", type=int, default=200, help="clips a split (default: 200)")
-    study_parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
-    check = commands.add_parser(
-        "check-data", help="whether UCF-101 and EPIC-Kitchens are whole on the disk"
-    )
-    check.add_argument(
-        "folder",
-        nargs="?",
-        help="of one or both data sets; without it, where `wb.find_data` finds them",
-    )
-    check.add_argument(
-        "--annotations", help="folder of the lists or CSV files, where they are not with the data"
-    )
-    check.add_argument(
-        "--decode", action="store_true", help="decode 16 frames of each video, not its header alone"
-    )
-    check.add_argument(
-        "--workers", type=int, help="processes that read videos (default: one a processor)"
-    )
-    check.add_argument(
-        "--all", action="store_true", help="list every problem, not the first ten of a kind"
-    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for add in (_add_demo, _add_evaluate, _add_study, _add_check_data, _add_makers):
+        add(commands)
     options = parser.parse_args(arguments)
-    if options.command == "demo":
-        return demo(options.video)
-    if options.command == "evaluate":
-        return evaluate(options.clips, options.seed)
-    if options.command == "study":
-        return study(options.clips, options.workers)
-    return check_data(
-        options.folder, options.annotations, options.decode, options.workers, options.all
-    )
-
-
-def demo(video: str | None) -> int:
-    """Execute the quickstart notebook on a video, cell by cell, and print what it found and where it is."""
-    import nbformat
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError, DeadKernelError
-
-    source = ROOT / "notebooks" / "00_quickstart.ipynb"
-    if not source.is_file():
-        print(
-            f"No notebook at {source}: the demo runs in a checkout of the repository.",
-            file=sys.stderr,
-        )
-        return 1
-    if video is not None:
-        path = Path(video).expanduser().resolve()
-        try:
-            _readable(path)
-        except (OSError, ValueError) as error:
-            print(f"make demo: {error}", file=sys.stderr)
-            return 1
-        os.environ["WORKBENCH_CLIP"] = str(path)
-    else:
-        os.environ.pop("WORKBENCH_CLIP", None)
-    notebook = nbformat.read(source, as_version=4)
-    code = [number for number, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
-
-    def tell(cell, cell_index):  # type: ignore[no-untyped-def]
-        if cell_index in code:
-            first = next(line for line in cell.source.splitlines() if "NBVAL" not in line).lstrip(
-                "# "
-            )
-            print(f"[{code.index(cell_index) + 1}/{len(code)}] {first}", flush=True)
-
-    client = NotebookClient(
-        notebook,
-        store_widget_state=False,  # megabytes, of an explorer that is closed again
-        extra_arguments=[
-            "--Application.log_level=50"
-        ],  # its log is not for users; errors come as output
-        timeout=1200,
-        kernel_name="python3",
-        on_cell_start=tell,
-        resources={"metadata": {"path": str(source.parent)}},
-    )
-    executed = ROOT / "results" / "quickstart" / "quickstart.ipynb"
-    executed.parent.mkdir(parents=True, exist_ok=True)
     try:
-        client.execute()
-    except CellExecutionError as error:
-        print(f"\nThe notebook stopped: {error.ename}: {error.evalue}", file=sys.stderr)
-        return 1
-    except (
-        KeyboardInterrupt,
-        AssertionError,
-        DeadKernelError,
-    ):  # on Ctrl-C nbclient ends the kernel under itself
-        print(
-            "\nInterrupted, or out of memory: the kernel is gone. No file is left half-written.",
-            file=sys.stderr,
-        )
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("\nInterrupted. No file is left half-written.", file=sys.stderr)
         return 130
-    nbformat.write(notebook, executed)
-    said = "".join(
-        o.get("text", "") for o in notebook.cells[code[-1]].outputs if o.output_type == "stream"
-    )
-    print(f"\n{said}  executed notebook     {executed}")
+
+
+def _add_demo(commands: Commands) -> None:
+    parser = commands.add_parser("demo", help="explain a video headless, into results/quickstart")
+    parser.add_argument("video", nargs="?", help="your own video (default: a shipped sample)")
+    parser.set_defaults(run=demo)
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Execute the quickstart on a video, and print what it found and where the files are."""
+    from .studies.notebooks import NotebookError, run_notebook, save_notebook
+
+    results = ROOT / "results" / "quickstart"
+    try:
+        source = _quickstart()
+        _check_writable(results)
+        video = _readable_video(options.video)
+    except (OSError, ValueError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+
+    def report(number: int, total: int, title: str) -> None:
+        print(f"[{number}/{total}] {title}", flush=True)
+
+    try:
+        notebook = run_notebook(source, {"video": video}, report=report)
+    except NotebookError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    executed = save_notebook(notebook, results / "quickstart.ipynb")
+    printed = [
+        output.text
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if output.get("name") == "stdout"
+    ]
+    print(f"\n{printed[-1]}  executed notebook     {executed}")
     return 0
 
 
-def evaluate(clips: int, seed: int) -> int:
-    """Print the table of accuracy and pointing on all splits, and write it to results/samples."""
+def _quickstart() -> Path:
+    source = ROOT / "notebooks" / "00_quickstart.ipynb"
+    if not source.is_file():
+        raise FileNotFoundError(f"no notebook at {source}; the demo runs in a checkout")
+    return source
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"cannot write to {folder} ({error.strerror}): free it, or use a copy of the "
+            "checkout in a folder of your own"
+        ) from error
+
+
+def _readable_video(name: str | None) -> str | None:
+    from .clips.reading import read_clip
+
+    if name is None:
+        return None
+    path = Path(name).expanduser().resolve()
+    read_clip(path, frames=16)
+    return str(path)
+
+
+def _add_evaluate(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "evaluate", help="accuracy and pointing of the sample network on unseen clips"
+    )
+    parser.add_argument("--clips", type=int, default=400, help="clips per split (default: 400)")
+    parser.add_argument("--seed", type=int, default=2, help="seed of the clips (default: 2)")
+    parser.set_defaults(run=evaluate)
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Print accuracy and pointing on all splits, and write the rows to results/samples."""
     import pandas as pd
 
+    from .clips.files import whole_file
     from .datasets import samples
     from .models.zoo import load_model
-    from .studies.evaluation import evaluate as run
-    from .studies.evaluation import summary
+    from .studies import evaluation
 
     model = load_model("samples/mfnet")
     folder = ROOT / "results" / "samples"
-    folder.mkdir(parents=True, exist_ok=True)
     columns = {}
     for split in samples.SPLITS:
-        rows = run(model, samples.dataset(split, clips, seed))
-        rows.to_csv(folder / f"{split}.csv", index=False)
-        columns[split] = summary(rows)
+        rows = evaluation.evaluate(model, samples.dataset(split, options.clips, options.seed))
+        columns[split] = evaluation.summary(rows)
+        with whole_file(folder / f"{split}.csv") as temporary:
+            rows.to_csv(temporary, index=False)
     table = pd.DataFrame(columns)
-    table.to_csv(folder / "summary.csv")
-    print(
-        f"\n{model}\n{clips} clips a split, seed {seed}\n\n{table.round(3).to_string()}\n\nRows: {folder}"
-    )
+    with whole_file(folder / "summary.csv") as temporary:
+        table.to_csv(temporary)
+    print(f"\n{model}\n{options.clips} clips per split, seed {options.seed}\n")
+    print(f"{table.round(3).to_string()}\n\nRows: {folder}")
     return 0
 
 
-def study(clips: int, workers: int) -> int:
-    """Measure the study of faithfulness, or go on with it, and print the means of its methods."""
+def _add_study(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "study", help="faithfulness of tubes and baselines on unseen clips; takes an hour"
+    )
+    parser.add_argument("--clips", type=int, default=200, help="clips per split (default: 200)")
+    parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    parser.set_defaults(run=study)
+
+
+def study(options: argparse.Namespace) -> int:
+    """Measure the study of faithfulness, or resume it, and print the means of its methods."""
     from .studies.study import run
 
     folder = ROOT / "results" / "study"
-    try:
-        rows = run(folder, clips, workers)["methods"]
-    except KeyboardInterrupt:
-        print(
-            f"\nInterrupted. What was measured is in {folder}: the same command goes on from there.",
-            file=sys.stderr,
-        )
-        return 130
+    print(f"Rows go to {folder}; if interrupted, the same command resumes from them.")
+    rows = run(folder, options.clips, options.workers)["methods"]
     columns = ["points", "points ±5%", "energy inside", "temporal AUC", "deletion", "insertion"]
     means = rows.groupby(["data", "method"], sort=False)[columns].mean()
-    print(f"\n{clips} clips a split\n\n{means.round(3).to_string()}\n\nRows: {folder}")
+    print(f"\n{options.clips} clips per split\n\n{means.round(3).to_string()}\n\nRows: {folder}")
     return 0
 
 
-def check_data(
-    folder: str | None, annotations: str | None, decode: bool, workers: int | None, every: bool
-) -> int:
-    """Print what is where of the data sets and what is wrong with them; 1 where something is."""
-    from .datasets import find_data
-    from .datasets.checks import check_data as run
+def _add_check_data(commands: Commands) -> None:
+    parser = commands.add_parser("check-data", help="are UCF-101 and EPIC-Kitchens complete?")
+    parser.add_argument(
+        "folder", nargs="?", help="holds one or both data sets (default: as `wb.find_data` finds)"
+    )
+    parser.add_argument("--annotations", help="folder of lists or CSV files kept elsewhere")
+    parser.add_argument(
+        "--decode", action="store_true", help="decode 16 frames of each video, not only its header"
+    )
+    parser.add_argument("--workers", type=int, help="processes (default: one per processor)")
+    parser.add_argument(
+        "--all", action="store_true", help="list every problem, not the first ten of a kind"
+    )
+    parser.set_defaults(run=check_data)
 
-    if folder is None:
-        for place in find_data().values():
-            print(place)
-    report = run(folder, annotations, decode=decode, workers=workers)
-    print(f"\n{report.text(None if every else 10)}")
+
+def check_data(options: argparse.Namespace) -> int:
+    """Print which data are present and what is wrong with them; the status is 1 if anything is."""
+    from .datasets import checks, find_data
+
+    if options.folder is None:
+        print(*find_data().values(), sep="\n")
+    report = checks.check_data(
+        options.folder, options.annotations, decode=options.decode, workers=options.workers
+    )
+    print(f"\n{report.text(None if options.all else 10)}")
     return 0 if report.ok else 1
 
 
-def _readable(path: Path) -> None:
-    from .clips.reading import read_clip
+def _add_makers(commands: Commands) -> None:
+    parser = commands.add_parser("make-samples", help="build data/samples from its seeds")
+    parser.set_defaults(run=make_samples)
+    parser = commands.add_parser("train-sample", help="train a shipped network again; an hour")
+    parser.add_argument("name", choices=("mfnet", "tsn"))
+    parser.set_defaults(run=train_sample)
 
-    read_clip(path, frames=16)
+
+def make_samples(options: argparse.Namespace) -> int:
+    """Build the shipped sample clips again and print their folder."""
+    from .studies.sample_files import build
+
+    print(build())
+    return 0
+
+
+def train_sample(options: argparse.Namespace) -> int:
+    """Train a shipped sample network again and print the path of its weights."""
+    from .training.sample_networks import retrain
+
+    print(retrain(options.name, progress=True))
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""How well a tube points at what is known to be there, how much the network needs it, and baselines to hold beside it.
+"""Metrics: how well a tube points at a known answer, and how much the network needs what it marks.
 
-Metrics take volumes (T, H, W), boxes, intervals and score functions; no network. What has nothing to say, a
-constant tube or one whose largest voxels tie, never counts as a success; each metric's docstring says what it
-gives instead.
+They take volumes (T, H, W), boxes, intervals and score functions, never a network. A constant tube,
+or one whose largest voxels tie, never counts as a success; each docstring says what it scores
+instead.
 """
 
 from .agreement import rank_correlation, structural_similarity

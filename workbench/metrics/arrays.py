@@ -1,4 +1,4 @@
-"""What every metric does first: a volume and boxes as arrays, checked, and what counts as a tie."""
+"""Shared by all metrics: checked volumes and boxes, and which values count as equal."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ __all__ = [
     "noise",
 ]
 
-NOISE = (
-    1e-6  # of the largest |value|: below it, float32 splines make differences where there are none
-)
+# Share of the largest |value| below which splines in float32 tell equal values apart.
+NOISE = 1e-6
 
 
 class HasVolume(Protocol):
-    """Anything that carries a volume, as a `Tube` does: metrics need no more of it."""
+    """What metrics need of a tube: `wb.Tube` has it, and so may a class of yours."""
 
     @property
     def volume(self) -> np.ndarray:
@@ -38,7 +37,10 @@ TubeLike: TypeAlias = "HasVolume | np.ndarray"
 
 
 def as_volume(tube: TubeLike) -> np.ndarray:
-    """Return the volume (T, H, W) of a tube or an array; raises ValueError for another shape, and for NaN."""
+    """Return the volume (T, H, W) of a tube or an array.
+
+    Raises ValueError for another number of axes, an empty volume, NaN or infinite values.
+    """
     volume = np.asarray(getattr(tube, "volume", tube))
     if volume.ndim != 3 or not volume.size:
         raise ValueError(f"expected a volume (T, H, W), got {volume.shape}")
@@ -60,15 +62,19 @@ def has_contrast(volume: np.ndarray) -> bool:
 
 
 def levels(values: np.ndarray, tolerance: float) -> np.ndarray:
-    """Return for each of the values (K,) its level, 0 the lowest; neighbours within the tolerance share one."""
+    """Number values (K,) by size, 0 the lowest; neighbours within the tolerance share a number."""
     order = np.argsort(values, kind="stable")
-    found = np.empty(len(values), dtype=np.int64)
-    found[order] = np.concatenate([[0], np.cumsum(np.diff(values[order]) > tolerance)])
-    return found
+    rises = np.diff(values[order]) > tolerance
+    numbers = np.empty(len(values), dtype=np.int64)
+    numbers[order] = np.concatenate([[0], np.cumsum(rises)])
+    return numbers
 
 
 def as_boxes(boxes: np.ndarray, count: int) -> np.ndarray:
-    """Return boxes as (T, K, 4); raises ValueError for another number of frames, and where there is no box."""
+    """Return boxes as (T, K, 4).
+
+    Raises ValueError for another number of frames than `count`, or if no frame has a box.
+    """
     boxes = np.asarray(boxes, dtype=np.float64)
     if boxes.ndim not in (2, 3) or boxes.shape[-1] != 4 or len(boxes) != count:
         raise ValueError(f"boxes: expected ({count}, 4) or ({count}, K, 4), got {boxes.shape}")
@@ -80,16 +86,14 @@ def as_boxes(boxes: np.ndarray, count: int) -> np.ndarray:
 def inside(boxes: np.ndarray, size: tuple[int, int, int], tolerance: float = 0.0) -> np.ndarray:
     """Return (T, H, W) bool: the pixels whose centre lies in a box of their frame.
 
-    `tolerance` is by what share of the frame's width and height boxes (T, K, 4) are grown on every side. Centres,
-    because boxes are measured from the pixels' edges.
+    Centres, because boxes are measured from the edges of pixels. Boxes (T, K, 4) grow on every side
+    by `tolerance` times the frame's width or height.
     """
     _, height, width = size
-    margin = np.array([width, height]) * tolerance
-    low, high = (
-        boxes[..., :2, None] - margin[:, None],
-        boxes[..., 2:, None] + margin[:, None],
-    )  # (T, K, 2, 1)
+    margin = np.array([width, height])[:, None] * tolerance
+    low = boxes[..., :2, None] - margin  # (T, K, 2, 1)
+    high = boxes[..., 2:, None] + margin
     x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
-    across = (x >= low[:, :, 0]) & (x < high[:, :, 0])
-    down = (y >= low[:, :, 1]) & (y < high[:, :, 1])
-    return np.any(down[..., None] & across[:, :, None], axis=1)
+    in_columns = (x >= low[:, :, 0]) & (x < high[:, :, 0])
+    in_rows = (y >= low[:, :, 1]) & (y < high[:, :, 1])
+    return np.any(in_rows[..., None] & in_columns[:, :, None], axis=1)

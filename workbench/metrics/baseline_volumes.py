@@ -1,4 +1,4 @@
-"""Volumes that know nothing of the network: what a tube has to beat."""
+"""Baselines that know nothing of the network: what a tube has to beat."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ __all__ = ["centre_gaussian", "frame_difference"]
 
 
 def centre_gaussian(size: tuple[int, int, int], width: float = 0.25) -> np.ndarray:
-    """Return (T, H, W) float32: a Gaussian about the clip's centre in time and space, a baseline.
+    """Return (T, H, W) float32: a Gaussian around the clip's centre in time and space.
 
-    `width` is its standard deviation as a share of each axis. Of two middle voxels it is about the first: a tie
-    between them would count as a miss in the pointing game.
+    `width` is its standard deviation as a share of each axis. On an axis with two middle voxels the
+    first is the centre, because a tied maximum counts as a miss in the pointing game.
     """
     axes = [np.exp(-0.5 * ((np.arange(n) - (n - 1) // 2) / n) ** 2 / width**2) for n in size]
     return np.einsum("t,h,w->thw", *axes).astype(np.float32)
 
 
 def frame_difference(clip: Clip, blur: float = 0.02) -> np.ndarray:
-    """Return (T, H, W) float32: how much each frame differs from its neighbours, a baseline that sees motion.
+    """Return (T, H, W) float32: how much each frame differs from its neighbours, a motion baseline.
 
-    The mean absolute difference over colours to the frame before and the frame after, blurred by a Gaussian of
-    `blur` times the frame's height.
+    The mean absolute difference over colours to the frame before and the frame after, blurred by a
+    Gaussian of `blur` times the frame's height.
 
     Raises ValueError for a clip of one frame.
     """

@@ -1,4 +1,4 @@
-"""Whether a network needs what a tube marks: replace it, or show nothing else, and ask the network again."""
+"""Does the network need what a tube marks? Replace it, or show nothing else, and score again."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ __all__ = ["Curve", "Score", "deletion", "insertion", "random_order", "replaceme
 
 Score = Callable[[np.ndarray], np.ndarray]
 
-GRID = (
-    8,
-    14,
-    14,
-)  # blocks along time, height and width: a map's cell in time, half of one in space
+GRID = (8, 14, 14)  # blocks along time, height, width: a map's cell in time, half a cell in space
 STEPS = 10
 BLUR = 20 / 224  # the blur's σ as a share of the frame's height
 Baseline = Literal["blur", "mean"]
@@ -33,8 +29,9 @@ class Curve:
 
     Attributes:
         kind: "deletion" or "insertion".
-        share: (S,) share of the voxels that are replaced (deletion) or shown (insertion), from 0 to 1.
-        score: (S,) what the network says then.
+        share: (S,) share of the voxels that are replaced (deletion) or shown (insertion), from 0 to
+            1.
+        score: (S,) the class's score at each share.
     """
 
     kind: str
@@ -64,33 +61,47 @@ def deletion(
     batch: int = 8,
     seed: int = 0,
 ) -> Curve:
-    """Replace the voxels of a clip, the most salient first, and follow the score. A low AUC is good.
+    """Replace the voxels of a clip, most salient first, and record the score. A low AUC is good.
 
-    After Petsiuk et al., "RISE" (BMVC 2018), on video as in STEP (Li et al.): all T·H·W voxels are ranked
-    together, so that a tube is held to where *and* when. The area lies between 0 and 1 for a probability. It has
-    no absolute scale: hold it against that of `random_order` on the same clips.
+    After Petsiuk et al., "RISE" (BMVC 2018), on video as in STEP (Li et al.): all T·H·W voxels are
+    ranked together, so a tube is tested on where *and* when. For a probability the area lies
+    between 0 and 1. It has no absolute scale: compare it with that of `random_order` on the same
+    clips.
 
-    Blocks are ranked by their mean, not voxels. The maps are far coarser than the clip, so that the order within a
-    block is the spline's, not the network's; and single voxels strewn over a frame read as noise, or are filled in
-    from their neighbours. Blocks whose means are equal are taken at random. A constant tube is therefore
-    the random order itself, which is what others have to beat.
+    Blocks are ranked by their mean, not single voxels: the maps are far coarser than the clip, so
+        the
+    order within a block is the spline's, not the network's. Single voxels would also read as noise,
+    or be inferred from their neighbours. Blocks with equal means are taken in random order, so a
+    constant tube is the random baseline itself.
 
     Args:
-        score: frames (N, T, H, W, 3) uint8 to scores (N,), the softmax probability of the class explained.
+        score: frames (N, T, H, W, 3) uint8 to scores (N,): the probability of the class explained.
         clip: what the tube explains, as the network sees it (`ex.clip`).
         tube: a `Tube` or a volume (T, H, W) of the clip's size.
-        steps: how many steps there are from 0 to 1, or the shares themselves, ascending from 0 to 1. A number makes
-            the first steps small, (k / steps)²: an action fills a few percent of its clip, and there the curve bends.
-        baseline: what voxels are replaced by, as `replacement` makes it, or the frames themselves.
-        grid: how many blocks there are along time, height and width; at most one a frame, row or column.
+        steps: the number of steps from 0 to 1, or the shares themselves, rising from 0 to 1. A
+            number gives shares (k / steps)²: an action fills a few percent of its clip, so the
+            curve bends early.
+        baseline: what replaces voxels: the name of a `replacement`, or frames like the clip's,
+            uint8.
+        grid: how many blocks along time, height and width; at most one per frame, row or column.
         batch: how many clips are scored at once.
         seed: of the order of blocks with equal means.
 
     Raises:
-        ValueError: a tube of another size than the clip or with NaN, steps, a baseline or a grid that make no
-            sense, or a score of another shape than (N,), NaN included.
+        ValueError: a tube of another size than the clip or with NaN, invalid steps, baseline, grid
+            or batch, or scores that are not (N,) finite numbers.
     """
-    return _curve("deletion", score, clip, tube, steps, baseline, grid, batch, seed)
+    return _curve(
+        "deletion",
+        score,
+        clip,
+        tube,
+        steps=steps,
+        baseline=baseline,
+        grid=grid,
+        batch=batch,
+        seed=seed,
+    )
 
 
 def insertion(
@@ -104,45 +115,55 @@ def insertion(
     batch: int = 8,
     seed: int = 0,
 ) -> Curve:
-    """Show the voxels of a clip, the most salient first, in what it is replaced by. A high AUC is good.
+    """Reveal the voxels of a clip in the baseline, most salient first. A high AUC is good.
 
-    The reverse of `deletion`, which says what the arguments are, what is raised and where it is from. A constant
-    tube is the random order here too.
+    The reverse of `deletion`: same arguments, range, errors and source. A constant tube is the
+        random
+    baseline here too.
     """
-    return _curve("insertion", score, clip, tube, steps, baseline, grid, batch, seed)
+    return _curve(
+        "insertion",
+        score,
+        clip,
+        tube,
+        steps=steps,
+        baseline=baseline,
+        grid=grid,
+        batch=batch,
+        seed=seed,
+    )
 
 
 def replacement(clip: Clip, baseline: Baseline = "blur") -> np.ndarray:
-    """Return frames (T, H, W, 3) uint8 to put in the place of a clip's.
+    """Return frames (T, H, W, 3) uint8 that take the place of a clip's.
 
-    "blur" is every frame by itself under a Gaussian of σ = 20 pixels of 224 (as a share of the height), which leaves
-    the scene's colours and makes no edges; "mean" is the mean colour of the clip.
+    "blur": every frame under a Gaussian of σ = 20/224 of its height, which keeps the scene's
+    colours and adds no edges. "mean": the mean colour of the clip.
 
     Raises ValueError for another baseline.
     """
     if baseline == "blur":
         sigma = BLUR * clip.size[0]
-        blurred = scipy.ndimage.gaussian_filter(
-            clip.frames.astype(np.float32), (0, sigma, sigma, 0), truncate=3
-        )
+        frames = clip.frames.astype(np.float32)
+        replaced = scipy.ndimage.gaussian_filter(frames, (0, sigma, sigma, 0), truncate=3)
     elif baseline == "mean":
-        blurred = np.broadcast_to(clip.frames.mean(axis=(0, 1, 2)), clip.frames.shape)
+        replaced = np.broadcast_to(clip.frames.mean(axis=(0, 1, 2)), clip.frames.shape)
     else:
         raise ValueError(f"baseline: expected 'blur', 'mean' or frames, got {baseline!r}")
-    return np.rint(blurred).astype(np.uint8)
+    return np.rint(replaced).astype(np.uint8)
 
 
 def random_order(
     size: tuple[int, int, int], seed: int = 0, grid: tuple[int, int, int] = GRID
 ) -> np.ndarray:
-    """Return (T, H, W) float32 in [0, 1): a volume whose blocks come in random order, a baseline.
+    """Return (T, H, W) float32 in [0, 1): a baseline whose blocks rank in random order.
 
-    Within a block voxels vary, by less than from one block to the next, so that there is one largest voxel.
+    Voxels of a block vary by less than blocks differ, so there is a single largest voxel.
     """
-    grid = _fitting(grid, size)
+    grid = _clamp_grid(grid, size)
     rng = np.random.default_rng(seed)
     order = rng.permutation(int(np.prod(grid)))
-    volume = order[_blocks(size, grid)] + 0.9 * rng.random(size)
+    volume = order[_block_numbers(size, grid)] + 0.9 * rng.random(size)
     return (volume / order.size).astype(np.float32)
 
 
@@ -151,6 +172,7 @@ def _curve(
     score: Score,
     clip: Clip,
     tube: TubeLike,
+    *,
     steps: int | Sequence[float],
     baseline: Baseline | np.ndarray,
     grid: tuple[int, int, int],
@@ -160,7 +182,8 @@ def _curve(
     volume, frames = as_volume(tube), clip.frames
     if volume.shape != frames.shape[:3]:
         raise ValueError(
-            f"the tube is {volume.shape} and the clip {frames.shape[:3]}: give the clip as the network saw it, ex.clip"
+            f"the tube is {volume.shape} and the clip {frames.shape[:3]}: "
+            "give the clip as the network saw it, ex.clip"
         )
     if batch < 1:
         raise ValueError(f"batch: expected at least one clip at once, got {batch}")
@@ -169,49 +192,49 @@ def _curve(
         raise ValueError(
             f"baseline: expected frames {frames.shape} uint8, got {other.shape} of {other.dtype}"
         )
-    under, over = (frames, other) if kind == "deletion" else (other, frames)
-    rank = _ranked(volume, grid, seed)
-    counts = _counts(steps, int(rank.max()) + 1)
+    # Begin with `before`, and put voxels of `after` into it in the order of their rank.
+    before, after = (frames, other) if kind == "deletion" else (other, frames)
+    rank = _block_ranks(volume, grid, seed)
+    counts = _block_counts(steps, int(rank.max()) + 1)
     scores = []
     for start in range(0, len(counts), batch):
-        chosen = rank[None] < counts[start : start + batch, None, None, None]
-        scores.append(scored(score, np.where(chosen[..., None], over, under)))
-    share = (
-        np.searchsorted(np.sort(rank, axis=None), counts) / rank.size
-    )  # blocks may differ in size by a voxel
+        changed = rank[None] < counts[start : start + batch, None, None, None]
+        scores.append(check_scores(score, np.where(changed[..., None], after, before)))
+    # Shares are of voxels, not of blocks: blocks may differ in size by a voxel along each axis.
+    share = np.searchsorted(np.sort(rank, axis=None), counts) / rank.size
     return Curve(kind, share, np.concatenate(scores))
 
 
-def _ranked(volume: np.ndarray, grid: tuple[int, int, int], seed: int) -> np.ndarray:
-    """Return (T, H, W) int64: the rank of every voxel's block, 0 the most salient, equal ones at random."""
-    block = _blocks(volume.shape, _fitting(grid, volume.shape))
-    # float64: blocks of one value then have exactly that mean, whatever their size.
+def _block_ranks(volume: np.ndarray, grid: tuple[int, int, int], seed: int) -> np.ndarray:
+    """Return (T, H, W) int64: the rank of each voxel's block, 0 the most salient, ties random."""
+    block = _block_numbers(volume.shape, _clamp_grid(grid, volume.shape))
+    # bincount sums in float64: a block of one value then has exactly that mean, whatever its size.
     means = np.bincount(block.ravel(), weights=volume.ravel()) / np.bincount(block.ravel())
-    luck = np.random.default_rng(seed).permutation(len(means))
-    order = np.lexsort((luck, -levels(means, noise(volume))))
+    tie_break = np.random.default_rng(seed).permutation(len(means))
+    order = np.lexsort((tie_break, -levels(means, noise(volume))))
     rank = np.empty(len(means), dtype=np.int64)
     rank[order] = np.arange(len(means))
     return rank[block]
 
 
-def _blocks(size: tuple[int, ...], grid: tuple[int, int, int]) -> np.ndarray:
-    """Return (T, H, W) int64: in which block every voxel lies, numbered from 0, time first."""
+def _block_numbers(size: tuple[int, ...], grid: tuple[int, int, int]) -> np.ndarray:
+    """Return (T, H, W) int64: the block of each voxel, numbered along time, height, width."""
     t, h, w = np.ix_(*(np.arange(n) * blocks // n for n, blocks in zip(size, grid)))
     return (t * grid[1] + h) * grid[2] + w
 
 
-def _fitting(grid: tuple[int, int, int], size: tuple[int, ...]) -> tuple[int, int, int]:
-    """Return the grid with no more blocks along an axis than there are voxels."""
+def _clamp_grid(grid: tuple[int, int, int], size: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return the grid with at most one block per voxel along each axis."""
     if len(grid) != 3 or min(grid) < 1:
         raise ValueError(
-            f"grid: expected how many blocks along time, height and width, each from 1; got {grid}"
+            f"grid: expected blocks along time, height and width, 1 or more; got {grid}"
         )
     time, height, width = (min(blocks, n) for blocks, n in zip(grid, size))
     return time, height, width
 
 
-def _counts(steps: int | Sequence[float], blocks: int) -> np.ndarray:
-    """Return how many blocks are replaced at each point of the curve, from none to all of them."""
+def _block_counts(steps: int | Sequence[float], blocks: int) -> np.ndarray:
+    """Return how many blocks are changed at each point of the curve, from 0 to all."""
     if isinstance(steps, int | np.integer):
         if steps < 1:
             raise ValueError(f"steps: expected at least one, got {steps}")
@@ -219,17 +242,16 @@ def _counts(steps: int | Sequence[float], blocks: int) -> np.ndarray:
     else:
         shares = np.asarray(steps, dtype=np.float64)
         if len(shares) < 2 or shares[0] != 0 or shares[-1] != 1 or not (np.diff(shares) > 0).all():
-            raise ValueError(f"steps: expected shares that ascend from 0 to 1, got {steps}")
+            raise ValueError(f"steps: expected shares rising from 0 to 1, got {steps}")
     return np.unique(np.rint(shares * blocks).astype(np.int64))
 
 
-def scored(score: Score, frames: np.ndarray) -> np.ndarray:
-    """Return what a score function says of frames (N, T, H, W, 3), (N,); raises ValueError for anything else."""
+def check_scores(score: Score, frames: np.ndarray) -> np.ndarray:
+    """Score frames (N, T, H, W, 3); raises ValueError for anything but (N,) finite numbers."""
     values = np.asarray(score(frames), dtype=np.float64)
-    if values.shape != (len(frames),):
-        raise ValueError(
-            f"score: expected ({len(frames)},) for {len(frames)} clips, got {values.shape}"
-        )
+    count = len(frames)
+    if values.shape != (count,):
+        raise ValueError(f"score: expected ({count},) for {count} clips, got {values.shape}")
     if not np.isfinite(values).all():
         raise ValueError("score: the network's answer holds NaN or infinite values")
     return values

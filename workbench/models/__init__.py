@@ -1,8 +1,8 @@
 """Models: networks, how they are fed, what they return, and where they come from.
 
-`VideoModel` wraps a network without changing it; `VideoModel.run` is the only place where one is
-called. `networks/` holds architectures written here, `zoo` the names that `load_model` knows. Which
-layer to explain is decided in `saliency`.
+`VideoModel` wraps a network without changing it; `VideoModel.run` is the only place that calls one.
+`networks/` holds architectures written here, `zoo` the names that `load_model` knows. The search
+for the layer to explain is in `saliency`.
 """
 
 from __future__ import annotations

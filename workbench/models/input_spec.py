@@ -19,15 +19,17 @@ class InputSpec:
     """How a network takes its clips.
 
     Attributes:
-        frames: how many.
-        resize: picture size before the crop: (height, width) squashes to just that; a number makes the short
-            side that long and keeps the aspect; None leaves it.
-        crop: centre cut-out, (height, width) or a number for a square; None for all of the picture.
-        stride: every how many-th frame of a longer clip, centred; None spreads them evenly over it.
-        mean, std: per channel, in units of [0, 1] and in the network's order of channels: it sees
-            (x / 255 - mean) / std. A network fed with values up to 255 has a std of 1 / 255.
+        frames: number of frames.
+        resize: size before the crop. (height, width) squashes to that size; a number resizes the
+            short side and keeps the aspect ratio; None keeps the size.
+        crop: centre crop, (height, width) or a number for a square; None keeps the whole picture.
+        stride: take every `stride`-th frame from the middle of a longer clip; None spreads the
+            frames evenly over it.
+        mean, std: per channel, in units of [0, 1] and in the network's channel order: the network
+            sees (x / 255 - mean) / std. For input up to 255, std is 1 / 255.
         bgr: the network takes blue, green, red.
-        pathways: for a network that takes a list of inputs, each with every so many-th frame: (4, 1) for SlowFast.
+        pathways: for a network that takes a list of inputs, the frame step of each: (4, 1) for
+            SlowFast.
         time_first: the network takes (1, T, 3, H, W).
     """
 
@@ -44,71 +46,90 @@ class InputSpec:
     def __post_init__(self) -> None:
         if self.frames < 1 or (self.stride is not None and self.stride < 1):
             raise ValueError(f"frames and stride count from 1, got {self.frames} and {self.stride}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        if len(self.mean) != 3 or len(self.std) != 3 or not min(self.std) > 0:
             raise ValueError(
-                f"mean and std: expected three each, std positive; got {self.mean} and {self.std}"
+                "mean and std: expected three numbers each, std positive; "
+                f"got {self.mean} and {self.std}"
             )
-        if any(each < 1 or each > self.frames for each in self.pathways):
+        if any(step < 1 or step > self.frames for step in self.pathways):
             raise ValueError(
                 f"pathways: expected steps from 1 to {self.frames} frames, got {self.pathways}"
             )
 
-    def view(self, clip: Clip) -> Clip:
-        """Return the clip as the network sees it: sampled, resized and cropped, boxes moved along.
-
-        Raises ValueError where the clip is shorter than the network's window, or smaller than its crop.
-        """
-        if len(clip) != self.frames:
-            clip = clip.sample(self.frames, self.stride)
-        height, width = clip.size
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size (height, width) to which a frame is resized before the crop."""
+        if self.resize is None:
+            return height, width
         if isinstance(self.resize, int):
             scale = self.resize / min(height, width)
-            height, width = round(height * scale), round(width * scale)
-        elif self.resize is not None:
-            height, width = self.resize
-        clip = clip.resize(height, width)
+            return round(height * scale), round(width * scale)
+        return self.resize
+
+    def cropped(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size (height, width) of the crop out of a resized frame.
+
+        Raises ValueError if the frame is smaller than the crop.
+        """
         if self.crop is None:
-            return clip
+            return height, width
         tall, wide = (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
         if tall > height or wide > width:
             raise ValueError(
-                f"the network crops {wide}×{tall} pixels and the clip is {width}×{height}: give InputSpec a resize"
+                f"the network crops {wide}×{tall} pixels and the clip is {width}×{height}: "
+                "give InputSpec a resize"
             )
+        return tall, wide
+
+    def view(self, clip: Clip) -> Clip:
+        """Return the clip as the network sees it: sampled, resized and cropped, boxes included.
+
+        Raises ValueError if the clip is shorter than the network's window or smaller than its crop.
+        """
+        if len(clip) != self.frames:
+            clip = clip.sample(self.frames, self.stride)
+        height, width = self.resized(*clip.size)
+        tall, wide = self.cropped(height, width)
+        clip = clip.resize(height, width)
+        if self.crop is None:
+            return clip
         return clip.crop((height - tall) // 2, (width - wide) // 2, tall, wide)
 
     def tensor(self, clip: Clip, device: torch.device | str = "cpu") -> torch.Tensor:
-        """Return a clip that is already as the network sees it as (1, 3, T, H, W) float32."""
-        return self.normalise(torch.from_numpy(np.ascontiguousarray(clip.frames)).to(device)[None])
+        """Return a clip that `view` returned as an input (1, 3, T, H, W) float32."""
+        frames = torch.from_numpy(np.ascontiguousarray(clip.frames))
+        return self.normalise(frames.to(device)[None])
 
     def normalise(self, frames: torch.Tensor) -> torch.Tensor:
-        """Return clips (N, T, H, W, 3) uint8 as the network takes them, (N, 3, T, H, W) float32, on their device."""
-        x = (frames.flip(-1) if self.bgr else frames).permute(0, 4, 1, 2, 3) / 255
-        return x.sub_(self._column(self.mean, x.device)).div_(self._column(self.std, x.device))
+        """Return clips (N, T, H, W, 3) uint8 as input (N, 3, T, H, W) float32, on their device."""
+        channels = frames.flip(-1) if self.bgr else frames
+        x = channels.permute(0, 4, 1, 2, 3) / 255
+        return x.sub_(_per_channel(self.mean, x.device)).div_(_per_channel(self.std, x.device))
 
     def arrange(self, x: torch.Tensor) -> Any:
-        """Return an input (N, 3, T, H, W) as the network is called with it: the same, time first, or a list.
+        """Return an input (N, 3, T, H, W) as the network is called with it.
 
-        Of T frames a pathway takes T // step, spread from the first to the last.
+        That is the same tensor, one with time first, or a list with one tensor per pathway. A
+        pathway takes T // step frames, spread from the first to the last.
         """
-        parts = [x[:, :, _spread(x.shape[2], step)] for step in self.pathways] or [x]
-        parts = [part.transpose(1, 2) for part in parts] if self.time_first else parts
+        steps = self.pathways or (None,)
+        parts = [x if step is None else x[:, :, _spread(x.shape[2], step)] for step in steps]
+        if self.time_first:
+            parts = [part.transpose(1, 2) for part in parts]
         return parts if self.pathways else parts[0]
 
     def picture(self, tensor: torch.Tensor) -> np.ndarray:
         """Return the frames (T, H, W, 3) uint8 that an input (1, 3, T, H, W) shows."""
-        scale, shift = (
-            255 * self._column(self.std),
-            255 * self._column(self.mean) + 0.5,
-        )  # half: byte() rounds down
+        scale = 255 * _per_channel(self.std)
+        shift = 255 * _per_channel(self.mean) + 0.5  # byte() rounds down
         x = torch.addcmul(shift, tensor.detach()[0].float().cpu(), scale).clamp_(0, 255)
         frames = x.byte().permute(1, 2, 3, 0)
         return (frames.flip(-1) if self.bgr else frames).contiguous().numpy()
 
-    @staticmethod
-    def _column(values: Sequence[float], device: torch.device | str = "cpu") -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1, 1)
+
+def _per_channel(values: Sequence[float], device: torch.device | str = "cpu") -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1, 1)
 
 
 def _spread(count: int, step: int) -> torch.Tensor:
-    """Return the indices of every `step`-th of `count` frames, first and last among them, as PackPathway takes them."""
+    """Return `count // step` frame indices from first to last, as PyTorchVideo's PackPathway."""
     return torch.linspace(0, count - 1, count // step).long()

@@ -1,4 +1,4 @@
-"""Networks that other libraries build, by name: torchvision's for video and for pictures, timm's for pictures."""
+"""Networks built by other libraries: torchvision's for video and pictures, timm's for pictures."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ BNINCEPTION_WEIGHTS = "http://data.lip6.fr/cadene/pretrainedmodels/bn_inception-
 
 @dataclass(frozen=True)
 class Network:
-    """A network, how its library feeds it, and the names of its classes where the library knows them.
+    """A network, how its library feeds it, and the names of its classes if the library has them.
 
     Attributes:
         module: (B, 3, H, W) or (N, 3, T, H, W) to logits.
-        resize, crop: of the picture, as `InputSpec` takes them.
-        mean, std: per channel, in the network's order of channels and in units of [0, 1].
+        resize, crop: picture sizes, as in `InputSpec`.
+        mean, std: per channel, in the network's channel order and in units of [0, 1].
         bgr: the network takes blue, green, red.
         classes: names, or None.
     """
@@ -42,39 +42,41 @@ class Network:
 
 
 def video_network(name: str, weights: Any = None, classes: int | None = None) -> Network:
-    """Build a video network of torchvision: `r3d_18`, `mvit_v2_s`, `swin3d_t` and so on.
+    """Build a torchvision video network: `r3d_18`, `mvit_v2_s`, `swin3d_t` and others.
 
     Args:
-        name: as torchvision calls it.
-        weights: None for random ones, "DEFAULT" for torchvision's best, the name of others, or torchvision's enum.
-        classes: number of classes of a random network; None: as many as the published weights have.
+        name: torchvision's name.
+        weights: None for random weights, "DEFAULT" for torchvision's best, the name of others, or
+            a member of torchvision's enum.
+        classes: number of classes of a random network; None: as many as the published weights.
 
     Raises:
         ModuleNotFoundError: torchvision is not installed.
-        KeyError: no network, or no weights, of that name; the message lists what there is.
-        FileNotFoundError: the weights are not here and cannot be downloaded.
-        ValueError: the weights' file is broken or of another network.
+        KeyError: unknown network or weights; the message lists the known ones.
+        FileNotFoundError: the weights cannot be downloaded.
+        ValueError: the file of weights is damaged or belongs to another network.
     """
-    return _of_torchvision(name, _torchvision().video, weights, classes)
+    return _from_torchvision(name, _torchvision().video, weights=weights, classes=classes)
 
 
 def picture_network(name: str, weights: Any = None, classes: int | None = None) -> Network:
-    """Build a picture network: one of torchvision's, `timm/<name>` of timm's, or `bninception`.
+    """Build a picture network: torchvision's, `timm/<name>`, or `bninception`.
 
-    Arguments and errors are those of `video_network`; timm says which weights in the name (`timm/resnet50.a1_in1k`).
+    Arguments and errors are those of `video_network`. timm has the weights in the name
+    (`timm/resnet50.a1_in1k`).
     """
     if name.startswith("timm/"):
-        return _of_timm(name.removeprefix("timm/"), weights, classes)
+        return _from_timm(name.removeprefix("timm/"), weights, classes)
     if name == "bninception":
         return _bninception(weights, classes)
-    return _of_torchvision(name, _torchvision(), weights, classes)
+    return _from_torchvision(name, _torchvision(), weights=weights, classes=classes)
 
 
 def fetch(url: str) -> Path:
-    """Return the file of an address in torch's folder of checkpoints, downloaded where it is not there yet.
+    """Return the file behind an address, downloaded to torch's checkpoint folder if needed.
 
-    What torch does itself, but a file that does not arrive whole is not left, and the error says what to do.
-    Raises FileNotFoundError where it cannot be downloaded.
+    This is what torch does itself, except that an incomplete file is not left behind, and that the
+    error says what to do. Raises FileNotFoundError if the file cannot be downloaded.
     """
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if file.is_file():
@@ -108,7 +110,7 @@ def _torchvision() -> Any:
     return torchvision.models
 
 
-def _of_torchvision(name: str, group: Any, weights: Any, classes: int | None) -> Network:
+def _from_torchvision(name: str, group: Any, *, weights: Any, classes: int | None) -> Network:
     models = _torchvision()
     names = models.list_models(module=group)
     if name not in names:
@@ -116,49 +118,50 @@ def _of_torchvision(name: str, group: Any, weights: Any, classes: int | None) ->
         raise KeyError(
             f"torchvision has no network {name!r} of this kind; there are {', '.join(near)}"
         )
-    chosen = _weights(models.get_model_weights(name), weights)
-    builder = models.get_model_builder(name)
+    published = models.get_model_weights(name)
+    chosen = _member(published, weights)
+    build = models.get_model_builder(name)
     if chosen is None:
-        chosen = models.get_model_weights(
-            name
-        ).DEFAULT  # no weights are taken from it, but what else it says
-        module = builder(**({} if classes is None else {"num_classes": classes}))
+        module = build() if classes is None else build(num_classes=classes)
     else:
+        # torchvision would run code in a damaged file: read it safely first.
         file = fetch(chosen.url)
-        read_file(
-            file
-        )  # torchvision does not read with weights_only: let nothing but weights come so far
+        read_file(file)
         try:
-            module = builder(weights=chosen)
+            module = build(weights=chosen)
         except RuntimeError as error:
             raise ValueError(
                 f"{file} is not what {chosen.url} holds; delete it, and it is fetched again"
             ) from error
-    told, known = chosen.transforms(), list(chosen.meta["categories"])
+    # Random weights are fed and named like the best published ones.
+    facts = chosen or published.DEFAULT
+    preset = facts.transforms()
+    names = list(facts.meta["categories"])
     return Network(
         module.eval(),
-        _size(told.resize_size),
-        _size(told.crop_size),
-        tuple(told.mean),
-        tuple(told.std),
-        classes=known if classes in (None, len(known)) else None,
+        resize=_size(preset.resize_size),
+        crop=_size(preset.crop_size),
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        classes=names if classes in (None, len(names)) else None,
     )
 
 
-def _weights(enum: Any, weights: Any) -> Any:
+def _member(published: Any, weights: Any) -> Any:
     """Return the member of torchvision's enum that is meant, or None."""
-    if weights is None or isinstance(weights, enum):
+    if weights is None or isinstance(weights, published):
         return weights
     name = str(weights).rpartition(".")[2]
-    if name not in enum.__members__:
+    if name not in published.__members__:
         raise KeyError(
-            f"no weights {weights!r}; there are {', '.join(enum.__members__)}, or None for random ones"
+            f"no weights {weights!r}; there are {', '.join(published.__members__)}, "
+            "or None for random weights"
         )
-    return enum[name]
+    return published[name]
 
 
 def _size(size: list[int]) -> int | tuple[int, int]:
-    """Return one number for the short side or a square as it is, and a pair (height, width)."""
+    """Return a number for the short side or a square, or a pair (height, width)."""
     return size[0] if len(size) == 1 else (size[0], size[1])
 
 
@@ -174,16 +177,18 @@ def _timm() -> Any:
     return timm
 
 
-def _of_timm(name: str, weights: Any, classes: int | None) -> Network:
+def _from_timm(name: str, weights: Any, classes: int | None) -> Network:
     timm = _timm()
     if weights not in (None, "DEFAULT"):
         raise KeyError(
-            f"no weights {weights!r}: timm has them in the name, as in timm/{name.split('.')[0]}.a1_in1k"
+            f"no weights {weights!r}: timm has them in the name, "
+            f"as in timm/{name.split('.')[0]}.a1_in1k"
         )
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=9, cutoff=0.5)
         raise KeyError(
-            f"timm has no network {name!r}; near: {', '.join(near) or 'none'}. timm.list_models() has all"
+            f"timm has no network {name!r}; near: {', '.join(near) or 'none'}. "
+            "timm.list_models() lists them all"
         )
     count = {} if classes is None else {"num_classes": classes}
     try:
@@ -191,45 +196,48 @@ def _of_timm(name: str, weights: Any, classes: int | None) -> Network:
     except Exception as error:
         if weights is None:
             raise
-        url = f"https://huggingface.co/{_hub(timm.get_pretrained_cfg(name))}"
+        url = f"https://huggingface.co/{_hub_id(timm.get_pretrained_cfg(name))}"
         raise FileNotFoundError(_remedy(url, "Get model.safetensors from there", error)) from error
-    told = timm.data.resolve_model_data_config(module)
-    side = told["input_size"][-1]
-    names = _imagenet(timm, module) if classes is None else None
+    config = timm.data.resolve_model_data_config(module)
+    side = config["input_size"][-1]
     return Network(
         module.eval(),
-        int(side / told["crop_pct"]),
-        side,
-        tuple(told["mean"]),
-        tuple(told["std"]),
-        classes=names,
+        resize=int(side / config["crop_pct"]),
+        crop=side,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        classes=_imagenet_names(timm, module) if classes is None else None,
     )
 
 
-def _hub(told: Any) -> str:
-    """Return where on the hub timm's weights are; timm writes `timm/` and means the network's name after it."""
-    place = getattr(told, "hf_hub_id", None) or "timm/"
-    return (
-        f"{place}{told.architecture}.{told.tag}"
-        if place.endswith("/") and told is not None
-        else place
-    )
+def _hub_id(config: Any) -> str:
+    """Return the Hugging Face id of timm's weights; `timm/` stands for `timm/<name>.<tag>`."""
+    place = getattr(config, "hf_hub_id", None) or "timm/"
+    if config is None or not place.endswith("/"):
+        return place
+    return f"{place}{config.architecture}.{config.tag}"
 
 
-def _imagenet(timm: Any, module: nn.Module) -> list[str] | None:
+def _imagenet_names(timm: Any, module: nn.Module) -> list[str] | None:
     subset = timm.data.infer_imagenet_subset(module)
     if not subset:
         return None
-    told = timm.data.ImageNetInfo(subset)
-    return [told.index_to_description(number) for number in range(told.num_classes())]
+    info = timm.data.ImageNetInfo(subset)
+    return [info.index_to_description(number) for number in range(info.num_classes())]
 
 
 def _bninception(weights: Any, classes: int | None) -> Network:
     if weights not in (None, "DEFAULT"):
-        raise KeyError(f"no weights {weights!r}; there are DEFAULT, or None for random ones")
+        raise KeyError(f"no weights {weights!r}; there are DEFAULT, or None for random weights")
     module = BNInception(1000 if classes is None else classes)
     if weights is not None:
         file = fetch(BNINCEPTION_WEIGHTS)
         load_strictly(module, read_checkpoint(file), str(file))
-    mean = (104 / 255, 117 / 255, 128 / 255)
-    return Network(module.eval(), 256, 224, mean, (1 / 255,) * 3, bgr=True)
+    return Network(
+        module.eval(),
+        resize=256,
+        crop=224,
+        mean=(104 / 255, 117 / 255, 128 / 255),
+        std=(1 / 255,) * 3,
+        bgr=True,
+    )

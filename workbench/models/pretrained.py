@@ -1,4 +1,4 @@
-"""Models around networks of other libraries: torchvision's video networks, and TSNs of any picture network."""
+"""Models built from other libraries' networks: torchvision's video networks, and TSNs."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from .checkpoints import load_strictly, read_checkpoint
+from .checkpoints import class_count, load_strictly, read_checkpoint
 from .input_spec import InputSpec
 from .libraries import Network, picture_network, video_network
 from .networks.tsn import TSN, classifier_of, replaced
-from .tsn_checkpoints import TSNCheckpoint, read_tsn_checkpoint
+from .tsn_checkpoints import TSNCheckpoint, read_tsn_checkpoint, renamed
 from .video_model import VideoModel, wrap_model
 
-__all__ = ["TORCHVISION", "Known", "best_device", "torchvision_model", "tsn_model"]
+__all__ = ["TORCHVISION", "Known", "best_device", "check_names", "torchvision_model", "tsn_model"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """What is known of a video network of torchvision without loading it, for 400 classes.
+    """Facts about a torchvision video network with 400 classes, known without loading it.
 
     Attributes:
-        parameters: how many.
-        frames, stride: of the clips that its published weights were measured with, for videos of 30 frames a second.
+        parameters: number of parameters.
+        frames, stride: clips the published weights were measured with, for videos of 30 frames a
+            second.
         head: name of the last layer's weights.
-        fixed: it takes just so many frames.
+        fixed: whether the network takes no other number of frames.
     """
 
     parameters: int
@@ -38,7 +39,7 @@ class Known:
     fixed: bool = False
 
 
-# Frames and strides: from the weights' documentation in torchvision (`clip_len` and `frame_rate`, of 30).
+# Frames and strides: `clip_len` and `frame_rate` (out of 30) in torchvision's documentation.
 TORCHVISION = {
     "r3d_18": Known(33_371_472, 16, 2, "fc.weight"),
     "mc3_18": Known(11_695_440, 16, 2, "fc.weight"),
@@ -61,27 +62,28 @@ def torchvision_model(
     frames: int | None = None,
     stride: int | None = None,
 ) -> VideoModel:
-    """Load a video network of torchvision with its published Kinetics-400 weights, or with a checkpoint of yours.
+    """Load a torchvision video network with its Kinetics-400 weights, or with your checkpoint.
 
-    Pictures are prepared as the weights' metadata say; clips have the length and the rate at which the weights were
-    measured, taken from videos of 30 frames a second.
+    Pictures are prepared as the weights' metadata say. Clips have the length and rate that the
+    weights were measured with, for videos of 30 frames a second.
 
     Args:
-        name: as torchvision calls it, `r2plus1d_18`, or `torchvision/r2plus1d_18`.
-        weights: "DEFAULT", the name of others, torchvision's enum, or None for random ones. They are downloaded once,
-            to `torch.hub.get_dir()`.
-        checkpoint: a file to take the weights from instead; nothing is downloaded.
-        classes: names; None: Kinetics' where there are 400. With random weights they also say how many.
+        name: torchvision's name, `r2plus1d_18` or `torchvision/r2plus1d_18`.
+        weights: "DEFAULT", the name of other weights, torchvision's enum, or None for random
+            weights. Weights are downloaded once, to `torch.hub.get_dir()`.
+        checkpoint: file to load the weights from instead; nothing is downloaded.
+        classes: names; None: the names of Kinetics if there are 400 classes. For random weights
+            they also set the number of classes.
         device: where to put the network; None: a GPU if there is one.
-        frames, stride: of the clips, where others are wanted than the weights were measured with.
+        frames, stride: of the clips, if they should differ from the published ones.
 
     Raises:
-        KeyError: no such network or weights; the message lists what there is.
+        KeyError: unknown network or weights; the message lists the known ones.
         ModuleNotFoundError: torchvision is not installed.
-        FileNotFoundError: no such checkpoint, or weights that cannot be downloaded; the message says from where, and
-            where to put the file.
-        ValueError: a broken checkpoint, one of another network, another number of classes than names, or of frames
-            than the network can take.
+        FileNotFoundError: no such checkpoint, or weights that cannot be downloaded; the message
+            gives the address and where to put the file.
+        ValueError: a damaged checkpoint, one of another network, a number of names that is not the
+            number of classes, or a number of frames that the network cannot take.
     """
     name = name.removeprefix("torchvision/")
     known = TORCHVISION.get(name)
@@ -94,25 +96,26 @@ def torchvision_model(
             f"{name} takes clips of {known.frames} frames and no others, got frames={frames}"
         )
     if checkpoint is None:
-        network = video_network(
-            name, weights, None if weights is not None or classes is None else len(classes)
-        )
+        random_classes = len(classes) if weights is None and classes is not None else None
+        network = video_network(name, weights, random_classes)
         count = len(network.classes or classes or ())
     else:
         state = read_checkpoint(checkpoint)
-        head = state.get(known.head)
-        count = 400 if head is None else len(head)
+        count = class_count(state, known.head, str(checkpoint)) or 400
         network = video_network(name, None, count)
         load_strictly(network.module, state, str(checkpoint))
-    _check_names(classes, count, str(checkpoint or name))
-    spec = _spec(
+    check_names(classes, count, str(checkpoint or name))
+    spec = _input_of(
         network,
-        known.frames if frames is None else frames,
-        known.stride if stride is None else stride,
+        frames=known.frames if frames is None else frames,
+        stride=known.stride if stride is None else stride,
     )
-    names = network.classes if classes is None else classes
     return wrap_model(
-        network.module, spec, names, device=device or best_device(), name=f"torchvision/{name}"
+        network.module,
+        spec,
+        network.classes if classes is None else classes,
+        device=device or best_device(),
+        name=f"torchvision/{name}",
     )
 
 
@@ -126,47 +129,50 @@ def tsn_model(
     segments: int | None = None,
     output: str | None = None,
 ) -> VideoModel:
-    """Load a TSN of a picture network: with its ImageNet weights, or from a checkpoint, EPIC-Kitchens' for example.
+    """Load a TSN of a picture network, with ImageNet weights or from a checkpoint.
 
     Args:
-        name: `resnet50` or another of torchvision's, `timm/<name>`, `bninception`; `tsn/` before it is fine.
-        weights: of the picture network: "DEFAULT" for its library's best, the name of others, None for random ones.
-        checkpoint: a file to take all weights from instead: the published TSNs of EPIC-Kitchens-55 and -100 (heads
-            verb and noun, their own preprocessing), a TSN saved from here, or a picture network's own weights.
-        classes: names, or with heads a dict of names by head.
-        heads: new linear heads in the place of the picture network's classifier: number of classes by name. A
-            checkpoint knows its own.
+        name: `resnet50` or another torchvision network, `timm/<name>`, or `bninception`; with or
+            without `tsn/` before it.
+        weights: of the picture network: "DEFAULT" for its library's best, the name of others, or
+            None for random weights.
+        checkpoint: file to load all weights from instead: the TSNs published for EPIC-Kitchens-55
+            and -100 (heads verb and noun, their own preprocessing), a TSN saved from here, or a
+            picture network's own weights.
+        classes: names; for several heads a dict of names by head.
+        heads: number of classes by name, for new linear heads in place of the picture network's
+            classifier. A checkpoint brings its own.
         device: where to put the network; None: a GPU if there is one.
         segments: frames of a clip, spread over it; None: 8, or what the checkpoint says.
-        output: of several heads the one to explain first.
+        output: the head to explain first.
 
     Raises:
         KeyError, ModuleNotFoundError, FileNotFoundError: as `torchvision_model`.
-        ValueError: a broken checkpoint, one of another network or of optical flow, or names that do not fit.
+        ValueError: a damaged checkpoint, one of another network or of optical flow, or names that
+            do not fit.
     """
     name = name.removeprefix("tsn/")
-    layout = TSNCheckpoint({}) if checkpoint is None else read_tsn_checkpoint(checkpoint)
     if checkpoint is not None and heads is not None:
         raise ValueError("heads= is for a network without a checkpoint: the checkpoint has its own")
+    layout = TSNCheckpoint({}) if checkpoint is None else read_tsn_checkpoint(checkpoint)
     if layout.backbone not in (None, name):
         raise ValueError(
-            f"{checkpoint} is of a TSN of {layout.backbone}: load_model('tsn/{layout.backbone}', …)"
+            f"{checkpoint} holds a TSN of {layout.backbone}: load_model('tsn/{layout.backbone}', …)"
         )
-    random = (
-        weights is None and checkpoint is None and heads is None and isinstance(classes, Sequence)
-    )
-    network = picture_network(
-        name, weights if checkpoint is None else None, len(classes or ()) if random else None
-    )
-    spec = dataclasses.replace(_spec(network, 8, None), **layout.input)
+    if checkpoint is None and weights is None and heads is None and isinstance(classes, Sequence):
+        network = picture_network(name, None, len(classes))
+    else:
+        network = picture_network(name, weights if checkpoint is None else None)
+    spec = dataclasses.replace(_input_of(network, frames=8, stride=None), **layout.input)
     if segments is not None:
         spec = dataclasses.replace(spec, frames=segments)
     names: Any = classes
-    if checkpoint is None:
-        module = TSN(network.module, spec.frames, heads=heads)
-        names = network.classes if classes is None and heads is None else classes
-    else:
+    if checkpoint is not None:
         module = _filled(network.module, layout, spec.frames, str(checkpoint))
+    else:
+        module = TSN(network.module, spec.frames, heads=heads)
+        if classes is None and heads is None:
+            names = network.classes
     _check_outputs(module, names, str(checkpoint or name))
     return wrap_model(
         module.eval(),
@@ -179,29 +185,40 @@ def tsn_model(
 
 
 def best_device() -> str:
-    """Return "cuda" where there is a GPU, else "cpu"."""
+    """Return "cuda" if there is a GPU, else "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _spec(network: Network, frames: int, stride: int | None) -> InputSpec:
+def check_names(classes: Sequence[str] | None, count: int, source: str) -> None:
+    """Raise ValueError unless there are as many names as classes."""
+    if classes is not None and len(classes) != count:
+        raise ValueError(f"{source} has {count} classes, and {len(classes)} names were given")
+
+
+def _input_of(network: Network, *, frames: int, stride: int | None) -> InputSpec:
     return InputSpec(
-        frames, network.resize, network.crop, stride, network.mean, network.std, network.bgr
+        frames=frames,
+        resize=network.resize,
+        crop=network.crop,
+        stride=stride,
+        mean=network.mean,
+        std=network.std,
+        bgr=network.bgr,
     )
 
 
 def _filled(backbone: nn.Module, layout: TSNCheckpoint, segments: int, source: str) -> TSN:
-    """Return a TSN with the weights of a checkpoint; its classifier gets as many classes as the checkpoint has."""
-    state, name = layout.state, None if layout.heads else classifier_of(backbone)
-    if name is not None:
-        own = f"backbone.{name}"
-        state = {
-            own + key[10:] if key.startswith("classifier.") else key: value
-            for key, value in state.items()
-        }
-        weight, old = state.get(f"{own}.weight"), _linear(backbone, name)
-        if weight is not None and len(weight) != old.out_features:
-            new = nn.Linear(old.in_features, len(weight), bias=old.bias is not None)
-            backbone = replaced(backbone, name, new)
+    """Return a TSN with a checkpoint's weights and as many classes as the checkpoint has."""
+    state = layout.state
+    classifier = None if layout.heads else classifier_of(backbone)
+    if classifier is not None:
+        own = f"backbone.{classifier}"
+        state = renamed(state, "classifier.", f"{own}.")
+        old = _linear(backbone, classifier)
+        count = class_count(state, f"{own}.weight", source)
+        if count not in (None, old.out_features):
+            new = nn.Linear(old.in_features, count, bias=old.bias is not None)
+            backbone = replaced(backbone, classifier, new)
     module = TSN(backbone, segments, heads=layout.heads)
     load_strictly(module, state, source)
     return module
@@ -212,33 +229,22 @@ def _linear(module: nn.Module, name: str) -> nn.Linear:
 
 
 def _check_outputs(module: TSN, classes: Any, source: str) -> None:
-    """Raise ValueError where class names do not fit what the network gives."""
+    """Raise ValueError if class names do not fit the network's outputs."""
+    if classes is None:
+        return
     if module.heads is None:
         if isinstance(classes, Mapping):
             raise ValueError(f"{source} has one head: give a list of class names, not a dict")
-        name = classifier_of(module.backbone) if classes is not None else None
-        if name is not None:
-            _check_names(classes, _linear(module.backbone, name).out_features, source)
+        classifier = classifier_of(module.backbone)
+        if classifier is not None:
+            check_names(classes, _linear(module.backbone, classifier).out_features, source)
         return
-    if classes is None:
-        return
-    if not isinstance(classes, Mapping) or not set(classes) <= set(module.heads):
+    by_head = isinstance(classes, Mapping)
+    if not by_head or not set(classes) <= set(module.heads):
+        got = f"a dict of {', '.join(map(str, classes))}" if by_head else f"{len(classes)} names"
         raise ValueError(
-            f"{source} has the heads {', '.join(module.heads)}: give class names as a dict by head, "
-            f"got {_some(classes)}"
+            f"{source} has the heads {', '.join(module.heads)}: "
+            f"give class names as a dict by head, got {got}"
         )
     for head, names in classes.items():
-        _check_names(names, module.heads[head], f"{head} of {source}")
-
-
-def _check_names(classes: Sequence[str] | None, count: int, source: str) -> None:
-    if classes is not None and len(classes) != count:
-        raise ValueError(f"{source} has {count} classes, and {len(classes)} names were given")
-
-
-def _some(classes: Any) -> str:
-    return (
-        f"a dict of {', '.join(map(str, classes))}"
-        if isinstance(classes, Mapping)
-        else f"{len(classes)} names"
-    )
+        check_names(names, module.heads[head], f"{head} of {source}")

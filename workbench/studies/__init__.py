@@ -1,7 +1,7 @@
 """Studies: what is measured and printed, and what makes the shipped samples.
 
-The evaluation of tubes against known answers and baselines, the randomisation check, the record of the
-faithfulness study, and the paper's figures. Nothing else in the package imports this room.
+The evaluation of tubes against known answers and baselines, the randomisation check, the record of
+the faithfulness study, and the paper's figures. Nothing else in the package imports this room.
 """
 
 from __future__ import annotations

@@ -1,21 +1,20 @@
-"""Charts of the study: means with their intervals by method and split, and curves, for notebooks and print."""
+"""Charts of the study: means with their intervals by method and split, and curves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from .figures import STYLE
 
 __all__ = ["curves", "dots"]
 
-_STYLE = {**STYLE, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 120}
-_COLOURS = ("#1f5fa8", "#c44e18", "#2d8a4e", "#7a4fa3", "#a0781e", "#4a4a4a")
-_OWN = "#1f5fa8"
-_OTHER = "#8a8a8a"
+STYLES = [Path(__file__).with_name(f"{name}.mplstyle") for name in ("print", "chart")]
+COLOURS = ("#1f5fa8", "#c44e18", "#2d8a4e", "#7a4fa3", "#a0781e", "#4a4a4a")
+HIGHLIGHTED, OTHERS = "#1f5fa8", "#8a8a8a"
 
 
 def dots(
@@ -27,7 +26,7 @@ def dots(
     title: str = "",
     width: float = 7.0,
 ) -> Figure:
-    """Draw one metric: a panel a data set, a row a method, the mean as a dot and its interval as a line.
+    """Draw one metric: a panel per data set, a row per method, means with their intervals.
 
     Args:
         means: as `evaluation.compare` returns it: data, method, metric, mean, low, high.
@@ -38,29 +37,31 @@ def dots(
         width: inches.
     """
     part = means[means["metric"] == metric]
-    panels, methods = list(part["data"].unique()), list(part["method"].unique())[::-1]
-    with plt.rc_context(_STYLE):
+    panels = list(part["data"].unique())
+    methods = list(part["method"].unique())[::-1]  # the first method on top
+    with plt.style.context(STYLES):
         figure, axes = plt.subplots(
             1,
             len(panels),
             figsize=(width, 0.19 * len(methods) + 0.9),
             sharey=True,
             sharex=True,
+            squeeze=False,
             layout="constrained",
         )
-        for ax, panel in zip([axes] if len(panels) == 1 else axes, panels):
+        for ax, panel in zip(axes[0], panels):
             rows = part[part["data"] == panel].set_index("method")
             for place, method in enumerate(methods):
-                row, colour = rows.loc[method], _OWN if method in highlight else _OTHER
+                row = rows.loc[method]
+                colour = HIGHLIGHTED if method in highlight else OTHERS
                 ax.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=1.6)
                 ax.plot(row["mean"], place, "o", color=colour, markersize=4)
             for name, value in (marks or {}).items():
                 ax.axvline(value, color="#000000", linewidth=0.6, linestyle=(0, (4, 3)), label=name)
-            ax.set_title(panel.removeprefix("samples, "))
+            ax.set_title(_split(panel))
             ax.set_yticks(range(len(methods)), methods)
-            ax.grid(axis="x", color="#e6e6e6", linewidth=0.6)
-            ax.set_axisbelow(True)
-        _name(figure, metric, title)
+            ax.grid(axis="x")
+        _write_titles(figure, metric, title)
     return figure
 
 
@@ -74,45 +75,50 @@ def curves(
     title: str = "",
     width: float = 7.0,
 ) -> Figure:
-    """Draw metrics against a column: a panel a metric, a curve a data set, its interval as a band.
+    """Draw metrics against a column: a panel per metric, a curve with its band per data set.
 
     Args:
         means: data, `x`, metric, mean, low, high.
-        x: a column of numbers, or of texts in the order in which they are to stand.
-        metrics: which, one panel each.
+        x: a column of numbers, or of texts in the order of the axis.
+        metrics: which, one panel for each.
         label: of the x axis.
         log: whether it is logarithmic.
         title: what is to be read.
         width: inches.
     """
-    with plt.rc_context(_STYLE):
+    with plt.style.context(STYLES):
         figure, axes = plt.subplots(
             1, len(metrics), figsize=(width, 2.1), layout="constrained", squeeze=False
         )
         for ax, metric in zip(axes[0], metrics):
-            for (name, rows), colour in zip(
-                means[means["metric"] == metric].groupby("data", sort=False), _COLOURS
-            ):
-                ax.fill_between(
-                    rows[x], rows["low"], rows["high"], color=colour, alpha=0.2, linewidth=0
-                )
-                ax.plot(rows[x], rows["mean"], "o-", color=colour, markersize=3, linewidth=1.2,
-                        label=str(name).removeprefix("samples, "))  # fmt: skip
+            by_data = means[means["metric"] == metric].groupby("data", sort=False)
+            for (name, rows), colour in zip(by_data, COLOURS):
+                data = _split(str(name))
+                ax.fill_between(rows[x], rows["low"], rows["high"], color=colour, alpha=0.2, lw=0)
+                ax.plot(rows[x], rows["mean"], "o-", color=colour, ms=3, lw=1.2, label=data)
             ax.set_title(metric)
-            ax.grid(color="#e6e6e6", linewidth=0.6)
-            if log:
-                ax.set_xscale("log")
-                places = sorted(means[x].unique())[::2]
-                ax.set_xticks(places, [f"{place:g}" for place in places])
-                ax.minorticks_off()
-            if means[x].dtype.kind not in "if":
-                ax.tick_params(axis="x", rotation=45)
+            ax.grid()
+            _format_x_axis(ax, means[x], log)
         axes[0][0].legend(frameon=False, fontsize=7)
-        _name(figure, label or x, title)
+        _write_titles(figure, label or x, title)
     return figure
 
 
-def _name(figure: Figure, label: str, title: str) -> None:
+def _format_x_axis(ax: Axes, values: pd.Series, log: bool) -> None:
+    if log:
+        ax.set_xscale("log")
+        ticks = sorted(values.unique())[::2]
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.minorticks_off()
+    if not pd.api.types.is_numeric_dtype(values):
+        ax.tick_params(axis="x", rotation=45)
+
+
+def _split(data: str) -> str:
+    return data.removeprefix("samples, ")
+
+
+def _write_titles(figure: Figure, label: str, title: str) -> None:
     figure.supxlabel(label, fontsize=8)
     if title:
         figure.suptitle(title, fontsize=9, x=0.01, ha="left")

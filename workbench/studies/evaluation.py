@@ -1,4 +1,4 @@
-"""How good a network is on labelled clips, and how good its tubes are on clips whose answer is known."""
+"""How well networks classify labelled clips, and how well tubes point at known answers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from ..metrics.localisation import energy_inside, pointing_game, share_inside
 from ..metrics.perturbation import (
     STEPS,
     Score,
+    check_scores,
     deletion,
     insertion,
     random_order,
     replacement,
-    scored,
 )
 from ..metrics.temporal import temporal_auc, temporal_iou, temporal_variation
 from ..models.input_spec import InputSpec
@@ -47,8 +47,8 @@ __all__ = [
 
 Method = Callable[[Clip, str], Tube | np.ndarray]
 
-# Boxes are grown by this share of the frame, intervals by this share of the clip: the maps are no finer. Half a
-# cell of an 8×7×7 map is 0.06 of the clip and 0.07 of the frame.
+# Boxes grow by this share of the frame and intervals by this share of the clip: maps are no finer.
+# Half a cell of an 8×7×7 map is 0.06 of the clip and 0.07 of the frame.
 TOLERANCE = 0.05
 WIDE = f" ±{TOLERANCE:.0%}"
 
@@ -56,19 +56,21 @@ WIDE = f" ±{TOLERANCE:.0%}"
 def evaluate(
     model: VideoModel, data: Dataset, *, seed: int = 0, progress: bool = True
 ) -> pd.DataFrame:
-    """Classify every clip of a data set, and let each action's tube point at it, beside three baselines.
+    """Classify every clip of a data set, and test each action's tube against three baselines.
 
     Args:
-        model: the network; a copy with random weights of the same shapes is one of the baselines.
+        model: the network; a copy with shuffled weights is one of the baselines.
         data: clips with annotated `actions`, boxes included (`wb.samples.dataset`).
-        seed: of the random weights.
+        seed: of the shuffled weights.
         progress: whether to show a bar.
 
     Returns:
-        A DataFrame, a row an annotated action: clip, class, `correct` (the predicted class is one of the clip's
-        actions), and for `tube`, `random weights`, `centre Gaussian` and `frame difference` whether the
-        largest voxel lies in the action's box, in its interval, both grown by `TOLERANCE`; and for the tube also with
-        the interval as it is.
+        A DataFrame, a row per annotated action: clip, class, `correct` (the predicted class is one
+            of the
+        clip's actions), `probability` of the class; and for `tube`, `random weights`, `centre
+        Gaussian` and `frame difference` whether the largest voxel lies in the action's box, in its
+        interval, both grown by `TOLERANCE`. `tube, strict in time` is the tube with the interval as
+        annotated.
 
     Raises:
         ValueError: a clip has no annotated action with boxes.
@@ -77,38 +79,37 @@ def evaluate(
     rows: list[dict[str, object]] = []
     for name in tqdm(data.index.index, desc=data.title, disable=not progress):
         clip = data.read(name, frames=model.input.frames, stride=model.input.stride)
-        if not clip.actions:
-            raise ValueError(
-                f"{name} has no annotated action: there is no known answer to hold the tube against"
-            )
-        ex, chance = explain(model, clip), explain(untrained, clip)
+        _require_actions(clip, name)
+        ex, ex_untrained = explain(model, clip), explain(untrained, clip)
         labels = [action.label for action in clip.actions]
         correct = ex.classes[ex.class_id()] in labels
         for number, label in enumerate(labels):
             probability = float(ex.probabilities[ex.class_id(label)])
             row = {"clip": name, "class": label, "correct": correct, "probability": probability}
-            rows.append(row | _hits(ex, chance, number, label))
+            rows.append(row | _hits(ex, ex_untrained, number=number))
     return pd.DataFrame(rows)
 
 
-def _hits(ex: Explanation, chance: Explanation, number: int, label: str) -> dict[str, bool]:
+def _hits(ex: Explanation, ex_untrained: Explanation, *, number: int) -> dict[str, bool]:
     """Tell for the tube of an action and for each baseline whether it points at the action."""
+    clip = ex.clip
+    label = clip.actions[number].label
     volumes = {
         "tube": ex.tube(label).volume,
-        "random weights": chance.tube(label).volume,
-        "centre Gaussian": centre_gaussian((len(ex.clip), *ex.clip.size)),
-        "frame difference": frame_difference(ex.clip),
+        "random weights": ex_untrained.tube(label).volume,
+        "centre Gaussian": centre_gaussian((len(clip), *clip.size)),
+        "frame difference": frame_difference(clip),
     }
-    clip = ex.clip
-    boxes = clip.action_boxes(number, grow=_slack(clip))
-    hits = {how: pointing_game(volume, boxes, TOLERANCE) for how, volume in volumes.items()}
-    return hits | {
-        "tube, strict in time": pointing_game(volumes["tube"], clip.action_boxes(number), TOLERANCE)
-    }
+    wide, strict = clip.action_boxes(number, grow=_tolerance_of(clip)), clip.action_boxes(number)
+    hits = {name: pointing_game(volume, wide, TOLERANCE) for name, volume in volumes.items()}
+    return hits | {"tube, strict in time": pointing_game(volumes["tube"], strict, TOLERANCE)}
 
 
 def summary(rows: pd.DataFrame) -> pd.Series:
-    """Return an `evaluate` table's shares: accuracy by clip, hits by action, and clips all of whose tubes hit."""
+    """Return the shares of an `evaluate` table.
+
+    Accuracy is by clip and hits are by action; `tube, all actions` is the share of clips with a hit
+    for every action."""
     hits = rows.drop(columns=["clip", "class", "correct", "probability"])
     by_clip = rows.groupby("clip")
     return pd.Series(
@@ -126,15 +127,17 @@ def predictions(model: VideoModel, data: Dataset, *, progress: bool = True) -> p
 
     Args:
         model: the network; clips are sampled as its `input` says.
-        data: clips on the disk; `data.present()` has those of a data set, `data.subset` makes a part.
+        data: clips on the disk; `data.present()` selects them, `data.subset` makes a part.
         progress: whether to show a bar.
 
     Returns:
-        A DataFrame, a row a clip in the order of the data: clip, class, `predicted`, its `probability`, the
-        `true probability` of the clip's own class, and `correct`.
+        A DataFrame, a row per clip in the order of the data: clip, class, `predicted`, its
+            `probability`,
+        the `true probability` of the clip's own class, and `correct`.
 
     Raises:
-        ValueError: the network lacks a class of the data, or does not take a clip; the message names it.
+        ValueError: the network lacks a class of the data, or does not take a clip; the message
+            names it.
         FileNotFoundError: clips are not on the disk; nothing is classified then.
         ClipError: a clip cannot be read; the message names it.
     """
@@ -142,31 +145,36 @@ def predictions(model: VideoModel, data: Dataset, *, progress: bool = True) -> p
     absent = index.index[~index["present"]] if "present" in index else index.index[:0]
     if len(absent):
         raise FileNotFoundError(
-            f"{len(absent)} of {len(data)} clips are not on the disk, the first {absent[0]!r}: give data.present()"
+            f"{len(absent)} of {len(data)} clips are not on the disk, the first {absent[0]!r}: "
+            "give data.present()"
         )
     rows = []
     for name in tqdm(index.index, desc=data.title, disable=not progress):
         try:
-            logits = model.logits(
-                data.read(name, frames=model.input.frames, stride=model.input.stride)
-            )
+            clip = data.read(name, frames=model.input.frames, stride=model.input.stride)
+            logits = model.logits(clip)
         except (ClipError, ValueError) as error:
             raise type(error)(f"clip {name!r}: {error}") from error
         classes = model.classes or list(map(str, range(len(logits))))
-        label, chances = index.loc[name, "class"], logits.softmax(0).cpu()
+        label = index.loc[name, "class"]
         if label not in classes:
             raise ValueError(
-                f"clip {name!r}: class {label!r} is not among the {len(classes)} of {model.name or 'the network'} "
-                f"({classes[0]!r}, …). Give the model the classes= that it was trained on, as the data spell them"
+                f"clip {name!r}: class {label!r} is not among the {len(classes)} of "
+                f"{model.name or 'the network'} ({classes[0]!r}, …). "
+                "Give the model the classes= that it was trained on, as the data spell them"
             )
-        best, own = int(chances.argmax()), classes.index(label)
-        row = {
-            "clip": name,
-            "class": label,
-            "predicted": classes[best],
-            "probability": float(chances[best]),
-        }
-        rows.append({**row, "true probability": float(chances[own]), "correct": best == own})
+        probabilities = logits.softmax(0).cpu()
+        best, true = int(probabilities.argmax()), classes.index(label)
+        rows.append(
+            {
+                "clip": name,
+                "class": label,
+                "predicted": classes[best],
+                "probability": float(probabilities[best]),
+                "true probability": float(probabilities[true]),
+                "correct": best == true,
+            }
+        )
     columns = ["clip", "class", "predicted", "probability", "true probability", "correct"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -180,32 +188,34 @@ def faithfulness(
     steps: int | Sequence[float] = STEPS,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Hold what several methods say of every clip against what is known of it, and against the network.
+    """Measure several methods on every clip, against its known answer and against the network.
 
-    A part of a data set (`data.subset`) can be measured in a process of its own and the tables concatenated: rows
-    do not depend on one another.
+    Rows do not depend on one another, so parts of a data set (`data.subset`) can be measured in
+    processes of their own and the tables concatenated.
 
     Args:
-        methods: name to what makes a tube or a volume (T, H, W) of a clip, as the network sees it, for a class
-            name: `{"tube": lambda clip, label: wb.explain(model, clip).tube(label), **baselines(model)}`.
+        methods: name to a function of clip, as the network sees it, and class name that returns a
+            tube or a volume (T, H, W): `{"tube": lambda clip, label: wb.explain(model,
+            clip).tube(label), **baselines(model)}`.
         data: clips with annotated actions, boxes included (`wb.samples.dataset`).
         input: how the network takes a clip (`model.input`).
-        score: class name to the network's score function (`model.score`), for deletion and insertion; None
-            leaves these out, which take nearly all of the time.
+        score: class name to the network's score function (`model.score`), for deletion and
+            insertion. None leaves them out; they take nearly all of the time.
         steps: of deletion and insertion.
         progress: whether to show a bar.
 
     Returns:
-        A DataFrame, a row for each action of each clip and each method: `data`, `clip`, `action` (its number in
-        the clip), `class`, `method`; `points` (the largest voxel is in the action's box in its interval),
-        `points in space` (of the interval's frames), `points in time`, each also `… ±5%`, box and interval
-        grown by `TOLERANCE`; `energy inside` and `box share`, what it is by chance; `temporal IoU`, `temporal AUC`
-        (NaN where the interval is the whole clip), `temporal variation`; and with a score `probability`,
-        `deletion` and `insertion`, the areas.
+        A DataFrame, a row per clip, action and method: `data`, `clip`, `action` (its number in the
+            clip),
+        `class`, `method`; `points` (the largest voxel is in the action's box in its interval),
+        `points in space` (among the interval's frames), `points in time`, each also as `… ±5%`, box
+        and interval grown by `TOLERANCE`; `energy inside`, and `box share`, which it is by chance;
+        `temporal IoU`, `temporal AUC` (NaN if the interval is the whole clip), `temporal
+        variation`; and with a score `probability`, and the areas `deletion` and `insertion`.
 
     Raises:
-        ValueError: no methods, a clip without an annotated action with boxes, or a method whose volume is not the
-            clip's size or holds NaN; the message names the clip and the method.
+        ValueError: no methods, a clip without an annotated action with boxes, or a method whose
+            volume is not the clip's size or holds NaN; the message names the clip and the method.
     """
     if not methods:
         raise ValueError(
@@ -214,14 +224,20 @@ def faithfulness(
     rows: list[dict[str, object]] = []
     for name in tqdm(data.index.index, desc=data.title, disable=not progress):
         clip = input.view(data.read(name, frames=input.frames, stride=input.stride))
-        if not clip.actions:
-            raise ValueError(
-                f"{name} has no annotated action: there is no known answer to hold the tube against"
-            )
+        _require_actions(clip, name)
         blurred = None if score is None else replacement(clip)
         for number, action in enumerate(clip.actions):
-            network = None if score is None else _remembering(score(action.label))
+            network = None if score is None else _cached(score(action.label))
             for method, volume_of in methods.items():
+                try:
+                    volume = _volume_like(clip, volume_of(clip, action.label))
+                    measured = _localisation(volume, clip, number=number)
+                    if network is not None and blurred is not None:
+                        measured |= _perturbation(
+                            network, clip, volume, baseline=blurred, steps=steps
+                        )
+                except ValueError as error:
+                    raise ValueError(f"clip {name!r}, method {method!r}: {error}") from error
                 row = {
                     "data": data.title,
                     "clip": name,
@@ -229,18 +245,19 @@ def faithfulness(
                     "class": action.label,
                     "method": method,
                 }
-                try:
-                    tube = _of_size(volume_of(clip, action.label), clip)
-                    row |= _localised(tube, clip, number)
-                    if network is not None and blurred is not None:
-                        row |= _needed(network, clip, tube, blurred, steps)
-                except ValueError as error:
-                    raise ValueError(f"clip {name!r}, method {method!r}: {error}") from error
-                rows.append(row)
+                rows.append(row | measured)
     return pd.DataFrame(rows)
 
 
-def _of_size(tube: Tube | np.ndarray, clip: Clip) -> np.ndarray:
+def _require_actions(clip: Clip, name: str) -> None:
+    if not clip.actions:
+        raise ValueError(
+            f"{name} has no annotated action: there is no known answer to test the tube against"
+        )
+
+
+def _volume_like(clip: Clip, tube: Tube | np.ndarray) -> np.ndarray:
+    """Return the volume of a tube or an array; raises ValueError unless it is the clip's size."""
     volume = tube.volume if isinstance(tube, Tube) else np.asarray(tube)
     if volume.shape != clip.frames.shape[:3]:
         raise ValueError(
@@ -249,59 +266,62 @@ def _of_size(tube: Tube | np.ndarray, clip: Clip) -> np.ndarray:
     return volume
 
 
-def _localised(volume: np.ndarray, clip: Clip, number: int) -> dict[str, object]:
-    """Return the metrics that hold a volume against the boxes and the interval of an action."""
-    action, boxes = clip.actions[number], clip.action_boxes(number)
+def _localisation(volume: np.ndarray, clip: Clip, *, number: int) -> dict[str, object]:
+    """Return the metrics of a volume against the boxes and the interval of an action."""
+    action = clip.actions[number]
     interval = (action.start, action.stop)
+    strict, wide = clip.action_boxes(number), clip.action_boxes(number, _tolerance_of(clip))
     row: dict[str, object] = {}
-    for suffix, held, tolerance in (
-        ("", boxes, 0.0),
-        (WIDE, clip.action_boxes(number, _slack(clip)), TOLERANCE),
-    ):
-        row[f"points{suffix}"] = pointing_game(volume, held, tolerance)
-        row[f"points in space{suffix}"] = pointing_game(volume, held, tolerance, axes="space")
-        row[f"points in time{suffix}"] = pointing_game(volume, held, tolerance, axes="time")
-    return row | {
-        "energy inside": energy_inside(volume, boxes),
-        "box share": share_inside(boxes, (len(clip), *clip.size)),
-        "temporal IoU": temporal_iou(volume, interval, clip.times),
-        "temporal AUC": float("nan")
-        if clip.during(interval).all()
-        else temporal_auc(volume, interval, clip.times),
-        "temporal variation": temporal_variation(volume),
-    }
+    for suffix, boxes, tolerance in (("", strict, 0.0), (WIDE, wide, TOLERANCE)):
+        row[f"points{suffix}"] = pointing_game(volume, boxes, tolerance)
+        row[f"points in space{suffix}"] = pointing_game(volume, boxes, tolerance, axes="space")
+        row[f"points in time{suffix}"] = pointing_game(volume, boxes, tolerance, axes="time")
+    row["energy inside"] = energy_inside(volume, strict)
+    row["box share"] = share_inside(strict, (len(clip), *clip.size))
+    row["temporal IoU"] = temporal_iou(volume, interval, clip.times)
+    fills_clip = clip.during(interval).all()
+    row["temporal AUC"] = np.nan if fills_clip else temporal_auc(volume, interval, clip.times)
+    row["temporal variation"] = temporal_variation(volume)
+    return row
 
 
-def _needed(
-    score: Score, clip: Clip, volume: np.ndarray, blurred: np.ndarray, steps: int | Sequence[float]
+def _perturbation(
+    score: Score,
+    clip: Clip,
+    volume: np.ndarray,
+    *,
+    baseline: np.ndarray,
+    steps: int | Sequence[float],
 ) -> dict[str, object]:
     """Return how much the network needs what a volume marks."""
     seed = _seed_of(clip)
-    removed = deletion(score, clip, volume, steps=steps, baseline=blurred, seed=seed)
-    shown = insertion(score, clip, volume, steps=steps, baseline=blurred, seed=seed)
-    return {"probability": float(removed.score[0]), "deletion": removed.auc, "insertion": shown.auc}
+    deleted = deletion(score, clip, volume, steps=steps, baseline=baseline, seed=seed)
+    inserted = insertion(score, clip, volume, steps=steps, baseline=baseline, seed=seed)
+    probability = float(deleted.score[0])
+    return {"probability": probability, "deletion": deleted.auc, "insertion": inserted.auc}
 
 
-def _remembering(score: Score) -> Score:
-    """Return a score function that asks once for the same frames: all curves of a clip share their two ends."""
+def _cached(score: Score) -> Score:
+    """Return a score function that scores no frames twice: a clip's curves share their ends."""
     known: dict[bytes, float] = {}
 
-    def remembered(frames: np.ndarray) -> np.ndarray:
-        keys = [hashlib.blake2b(np.ascontiguousarray(each).data).digest() for each in frames]
+    def cached(frames: np.ndarray) -> np.ndarray:
+        keys = [hashlib.blake2b(np.ascontiguousarray(clip).data).digest() for clip in frames]
         new = [number for number, key in enumerate(keys) if key not in known]
         if new:
-            known.update(zip((keys[number] for number in new), scored(score, frames[new]).tolist()))
+            scores = check_scores(score, frames[new]).tolist()
+            known.update(zip((keys[number] for number in new), scores))
         return np.array([known[key] for key in keys])
 
-    return remembered
+    return cached
 
 
 def baselines(model: VideoModel, seed: int = 0) -> dict[str, Method]:
-    """Return the methods to hold beside a tube: random weights, centre Gaussian, frame difference, random order.
+    """Return the methods to report beside a tube.
 
-    `seed` is of the random weights, and with a clip's name of its random order.
-    """
-    # Both actions of a clip are explained by one pass.
+    Random weights, centre Gaussian, frame difference, random order. `seed` is of the random
+    weights, and together with a clip's name and class of its random order."""
+    # Keep the last explanation: all actions of a clip share one pass.
     explained = lru_cache(maxsize=1)(partial(explain, randomised(model, seed)))
     return {
         "random weights": lambda clip, label: explained(clip).tube(label),
@@ -321,73 +341,66 @@ def compare(
     level: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return the mean of every metric of a `faithfulness` table, with bootstrap intervals over clips.
+    """Return the mean of every metric of a `faithfulness` table, with intervals over clips.
 
     Args:
-        rows: the table, of several data sets and parts of them concatenated.
-        against: a method; the means are then of the others' differences from it on the same actions, and where
-            an interval excludes 0 they differ.
-        by: the columns that make a group.
+        rows: the table, possibly of several data sets and parts concatenated.
+        against: a method. The means are then of the others' differences from it on the same
+            actions; an interval that excludes 0 means that they differ.
+        by: the columns that define a group.
         level, seed: of the intervals, as in `wb.metrics.bootstrap`.
 
     Returns:
-        A DataFrame, a row for each group and metric: the columns `by`, `metric`, `mean`, `low`, `high`, and `clips`,
-        how many the mean is over. A metric that is NaN for some rows is that of the others.
+        A DataFrame, a row per group and metric: the columns `by`, `metric`, `mean`, `low`, `high`,
+            and
+        `clips`, their number. Rows in which a metric is NaN are left out of its mean.
 
     Raises:
         KeyError: no such method or column.
-        ValueError: a group with fewer than two clips, or a method that has actions that `against` lacks.
+        ValueError: a group with fewer than two clips, or a method with actions that `against`
+            lacks.
     """
     keys = {"data", "clip", "action", "class", "method", *by}
     metrics = [name for name in rows.select_dtypes(["number", "bool"]).columns if name not in keys]
     if against is not None:
-        rows = _differences(rows, metrics, against)
-    told = []
+        rows = _differences(rows, metrics, against=against)
+    means = []
     for group, part in rows.groupby(list(by), sort=False):
         for metric in metrics:
-            known = part[part[metric].notna()]
-            if known.empty:
+            valid = part[part[metric].notna()]
+            if valid.empty:
                 continue
-            clips = (known["data"].astype(str) + "/" + known["clip"].astype(str)).to_numpy(
-                dtype=str
-            )
-            mean = bootstrap(
-                known[metric].to_numpy(dtype=np.float64), clips, level=level, seed=seed
-            )
-            told.append(
-                {
-                    **dict(zip(by, group)),
-                    "metric": metric,
-                    **mean._asdict(),
-                    "clips": len(np.unique(clips)),
-                }
-            )
-    return pd.DataFrame(told, columns=[*by, "metric", "mean", "low", "high", "clips"])
+            values = valid[metric].to_numpy(dtype=np.float64)
+            clips = (valid["data"].astype(str) + "/" + valid["clip"].astype(str)).to_numpy(str)
+            interval = bootstrap(values, clips, level=level, seed=seed)
+            row = dict(zip(by, group)) | {"metric": metric} | interval._asdict()
+            means.append(row | {"clips": len(np.unique(clips))})
+    return pd.DataFrame(means, columns=[*by, "metric", "mean", "low", "high", "clips"])
 
 
-def _differences(rows: pd.DataFrame, metrics: list[str], against: str) -> pd.DataFrame:
-    """Return every other method's rows less those of `against` for the same actions."""
+def _differences(rows: pd.DataFrame, metrics: list[str], *, against: str) -> pd.DataFrame:
+    """Return every other method's rows minus those of `against` for the same actions."""
     if against not in set(rows["method"]):
         raise KeyError(
             f"no method {against!r}; there are {', '.join(map(str, rows['method'].unique()))}"
         )
     keys = ["data", "clip", "action"]
-    other = rows["method"] != against
-    reference, rest = rows[~other].set_index(keys)[metrics], rows[other]
-    places = pd.MultiIndex.from_frame(rest[keys])
-    if not (reference.index.is_unique and places.isin(reference.index).all()):
-        raise ValueError(
-            f"expected one row of {against!r} for every action that another method has one for"
-        )
-    difference = rest[metrics].astype(np.float64) - reference.loc[places].to_numpy(dtype=np.float64)
-    return pd.concat([rest.drop(columns=metrics), difference], axis=1)
+    is_reference = rows["method"] == against
+    reference = rows[is_reference].set_index(keys)[metrics]
+    others = rows[~is_reference]
+    actions = pd.MultiIndex.from_frame(others[keys])
+    if not (reference.index.is_unique and actions.isin(reference.index).all()):
+        raise ValueError(f"expected one row of {against!r} for every action of another method")
+    values = others[metrics].astype(np.float64)
+    difference = values - reference.loc[actions].to_numpy(dtype=np.float64)
+    return pd.concat([others.drop(columns=metrics), difference], axis=1)
 
 
-def _slack(clip: Clip) -> float:
+def _tolerance_of(clip: Clip) -> float:
     """Return `TOLERANCE` of the clip in seconds."""
     return TOLERANCE * len(clip) * float(np.diff(clip.times).mean())
 
 
 def _seed_of(clip: Clip, *more: object) -> int:
-    """Return a seed that is the clip's own, so that what is random differs from clip to clip."""
+    """Return a seed of the clip's own, so that random orders differ from clip to clip."""
     return zlib.crc32("/".join(map(str, (clip.name, *more))).encode())

@@ -1,7 +1,7 @@
-"""The sample clips that are shipped in `data/samples`, as files in the layouts of UCF-101 and EPIC-Kitchens.
+"""Builds the sample clips in `data/samples`, files in the layouts of UCF-101 and EPIC-Kitchens.
 
-`python -m workbench.sample_files` builds the folder anew. Everything follows from seeds: files hold the pictures,
-boxes and intervals come from the scenes.
+`python -m workbench.studies.sample_files` builds the folder anew. Everything follows from seeds:
+the pictures, boxes and intervals come from the scenes.
 """
 
 from __future__ import annotations
@@ -34,21 +34,20 @@ KITCHENS = {
 
 
 def build(folder: str | Path = FOLDER) -> Path:
-    """Write the sample clips, annotations and hashes into an empty or new folder; returns it.
+    """Write the sample clips, annotations and hashes into a folder; returns it.
 
-    What was there under the same names is replaced as a whole once everything is written.
+    The folder is replaced once everything is written; its README.md is kept.
     """
     folder = Path(folder)
     fresh = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     _write_ucf(fresh)
     _write_kitchens(fresh / "epic-kitchens")
-    files = sorted(path for path in fresh.rglob("*") if path.is_file())
-    lines = [
-        f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(fresh).as_posix()}\n"
-        for p in files
-    ]
-    (fresh / "SHA256SUMS").write_text("".join(lines))
+    sums = ""
+    for path in sorted(path for path in fresh.rglob("*") if path.is_file()):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        sums += f"{digest}  {path.relative_to(fresh).as_posix()}\n"
+    (fresh / "SHA256SUMS").write_text(sums)
     if (folder / "README.md").is_file():
         shutil.copy(folder / "README.md", fresh)
     shutil.rmtree(folder, ignore_errors=True)
@@ -57,7 +56,7 @@ def build(folder: str | Path = FOLDER) -> Path:
 
 
 def _write_ucf(folder: Path) -> None:
-    """Write UCF-101's layout: a folder a class, `v_<Class>_gNN_cNN.avi`, and `ucfTrainTestlist`; and clips.csv."""
+    """Write UCF-101's layout (videos in a folder per class, `ucfTrainTestlist`), and clips.csv."""
     rows, train, test = [], "", ""
     for class_id, label in enumerate(CLASSES):
         for take, split in enumerate(SPLIT_OF_TAKE, start=1):
@@ -66,20 +65,19 @@ def _write_ucf(folder: Path) -> None:
             file = f"{label.title()}/{name}.avi"
             clip = samples.make_clip(label, seed, split=split)
             save_video(folder / "ucf101" / "UCF-101" / file, clip.frames, clip.fps, quality=6)
-            row = {
-                "name": name,
-                "class": label,
-                "class_id": class_id,
-                "start": 0.0,
-                "stop": DURATION,
-            }
-            row |= {
-                "duration": DURATION,
-                "split": split,
-                "seed": seed,
-                "path": f"ucf101/UCF-101/{file}",
-            }
-            rows.append(row)
+            rows.append(
+                {
+                    "name": name,
+                    "class": label,
+                    "class_id": class_id,
+                    "start": 0.0,
+                    "stop": DURATION,
+                    "duration": DURATION,
+                    "split": split,
+                    "seed": seed,
+                    "path": f"ucf101/UCF-101/{file}",
+                }
+            )
             if take == 1:
                 test += f"{file}\n"
             else:
@@ -87,15 +85,14 @@ def _write_ucf(folder: Path) -> None:
     pd.DataFrame(rows).to_csv(folder / "clips.csv", index=False)
     lists = folder / "ucf101" / "ucfTrainTestlist"
     lists.mkdir(parents=True)
-    (lists / "classInd.txt").write_text(
-        "".join(f"{i} {c.title()}\n" for i, c in enumerate(CLASSES, start=1))
-    )
+    numbered = [f"{number} {label.title()}\n" for number, label in enumerate(CLASSES, start=1)]
+    (lists / "classInd.txt").write_text("".join(numbered))
     (lists / "trainlist01.txt").write_text(train)
     (lists / "testlist01.txt").write_text(test)
 
 
 def _write_kitchens(folder: Path) -> None:
-    """Write EPIC-Kitchens' layout: one video a recording with several segments, and both releases' CSVs."""
+    """Write EPIC-Kitchens' layout: videos with several segments each, and both releases' CSVs."""
     notes = folder / "annotations"
     notes.mkdir(parents=True)
     segments, objects, videos = [], [], []
@@ -131,7 +128,7 @@ def _write_kitchens(folder: Path) -> None:
 
 
 def _kitchen(labels: tuple[str, ...], seed: int) -> Scene:
-    """Return a longer scene: several actors side by side that act one after the other."""
+    """Return a longer scene: several actors side by side, each acting after the one before."""
     rng = np.random.default_rng(seed)
     looks = rng.choice(len(APPEARANCES), len(labels), replace=False)
     actors, now = [], 0.4
@@ -173,20 +170,25 @@ def _segment(video: str, actor: Actor) -> dict[str, object]:
 
 
 def _objects(video: str, scene: Scene, size: tuple[int, int]) -> list[dict[str, object]]:
-    """Return rows of object boxes, (top, left, height, width), of whoever acts in every 30th frame."""
+    """Return object boxes (top, left, height, width) of whoever acts, for every 30th frame."""
     rows: list[dict[str, object]] = []
     for frame in range(30, round(scene.duration * OBJECT_RATE), 30):
         time = frame / OBJECT_RATE
         for actor in scene.acting:
-            if actor.start <= time < actor.stop:
-                x0, y0, x1, y1 = boxes(actor, scene, np.array([time]), size)[0].round().astype(int)
-                row = {
+            if not actor.start <= time < actor.stop:
+                continue
+            x0, y0, x1, y1 = boxes(actor, scene, np.array([time]), size)[0].round().astype(int)
+            rows.append(
+                {
                     "noun_class": NOUNS.index(actor.shape),
                     "noun": actor.shape,
                     "participant_id": video[:3],
+                    "video_id": video,
+                    "frame": frame,
+                    "timestamp": _stamp(time),
+                    "bounding_boxes": f"[({y0}, {x0}, {y1 - y0}, {x1 - x0})]",
                 }
-                row |= {"video_id": video, "frame": frame, "timestamp": _stamp(time)}
-                rows.append({**row, "bounding_boxes": f"[({y0}, {x0}, {y1 - y0}, {x1 - x0})]"})
+            )
     return rows
 
 
@@ -201,11 +203,13 @@ def _write_actions(notes: Path, actions: pd.DataFrame) -> None:
 
 
 def _write_classes(notes: Path, names: Sequence[str], kind: str) -> None:
-    said = [f"['{name}']" for name in names]
-    older = pd.DataFrame({f"{kind}_id": range(len(names)), "class_key": names, f"{kind}s": said})
+    instances = [f"['{name}']" for name in names]
+    older = pd.DataFrame(
+        {f"{kind}_id": range(len(names)), "class_key": names, f"{kind}s": instances}
+    )
     older.to_csv(notes / f"EPIC_{kind}_classes.csv", index=False)
     newer = pd.DataFrame(
-        {"id": range(len(names)), "key": names, "instances": said, "category": kind}
+        {"id": range(len(names)), "key": names, "instances": instances, "category": kind}
     )
     newer.to_csv(notes / f"EPIC_100_{kind}_classes.csv", index=False)
 

@@ -1,28 +1,31 @@
-"""The study of what tubes can be trusted for: the shipped networks and the baselines on the sample clips.
+"""The study of what tubes can be trusted for: shipped networks and baselines on the sample clips.
 
-`run` measures every method on every split, in processes and in parts that are kept, so that it goes on where it was
-broken off. What it found is shipped; `recorded` reads it.
+`run` measures every method on every split. It works in processes and saves every part, so an
+interrupted run resumes. The tables are shipped; `recorded` reads them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
 from ..clips.clip import Clip
+from ..clips.files import whole_file
 from ..datasets.samples import FOLDER, SPLITS, dataset
 from ..datasets.table import Dataset
 from ..models.video_model import VideoModel
 from ..models.zoo import load_model
 from ..saliency.explaining import explain
+from ..saliency.explanation import Explanation
 from ..saliency.tubes import Tube, tau_for_share
 from .evaluation import Method, baselines, faithfulness
 from .randomisation import cascading_randomisation
@@ -43,42 +46,45 @@ __all__ = [
 ]
 
 SEED = 3  # of the clips; `evaluate` measures on those of seed 2
-STEPS = 8  # of deletion and insertion: within 0.02 of the area that 40 steps give
-SHARES = (1.0, 0.75, 0.5, 0.25, 0.1, 0.05, 0.02)  # of the features that are kept
+STEPS = 8  # of deletion and insertion: means are within 0.02 of the area that 40 steps give
+SHARES = (1.0, 0.75, 0.5, 0.25, 0.1, 0.05, 0.02)  # of the features kept
 TABLES = ("methods", "centred", "shares", "randomisation")
-PART = 20  # clips that are lost at most when it is broken off
+PART = 20  # clips in a part, the most that an interruption loses for each worker
 RECORD = FOLDER.parent / "study"
 
 
 def methods(mfnet: VideoModel, tsn: VideoModel, seed: int = 0) -> dict[str, Method]:
-    """Return what is compared: name to a function of clip and class name that gives a tube or a volume."""
-    # One pass through a network serves all methods and both actions of a clip.
-    seen_3d, seen_2d = _remembered(mfnet), _remembered(tsn)
-    by_gradient, by_layer = _remembered(mfnet, "gradient"), _remembered(mfnet, "layer")
+    """Return the methods compared: name to a function from clip and class name to a tube."""
+    # Each keeps its last explanation: one pass serves several methods and all actions of a clip.
+    by_mfnet, by_tsn = _explainer(mfnet), _explainer(tsn)
+    by_gradient, by_layer = _explainer(mfnet, "gradient"), _explainer(mfnet, "layer")
     return {
-        "MFNet tube": lambda clip, label: seen_3d(clip).tube(label),
-        "MFNet, τ = 0": lambda clip, label: seen_3d(clip).tube(label, tau=0.0),
-        "MFNet, a quarter of the features": _of_share(mfnet, 0.25),
+        "MFNet tube": lambda clip, label: by_mfnet(clip).tube(label),
+        "MFNet, τ = 0": lambda clip, label: by_mfnet(clip).tube(label, tau=0.0),
+        "MFNet, a quarter of the features": _strongest_features(mfnet, 0.25),
         "MFNet, gradient weights": lambda clip, label: by_gradient(clip).tube(label),
         "MFNet, LayerCAM": lambda clip, label: by_layer(clip).tube(label),
-        "TSN tube": lambda clip, label: seen_2d(clip).tube(label),
+        "TSN tube": lambda clip, label: by_tsn(clip).tube(label),
         **baselines(mfnet, seed),
     }
 
 
 def shares(mfnet: VideoModel) -> dict[str, Method]:
-    """Return the tubes of the features with the largest weights, by the share of them that is kept."""
-    return {f"{share:g}": _of_share(mfnet, share) for share in SHARES}
+    """Return the tubes of the features with the largest weights, by the share of them kept."""
+    return {f"{share:g}": _strongest_features(mfnet, share) for share in SHARES}
 
 
 def centred(mfnet: VideoModel) -> dict[str, Method]:
-    """Return the tube with the cells of its map at their centres, beside the paper's, whose ends lie on the clip's."""
-    explained = _remembered(mfnet)
-    return {"MFNet, cells centred": lambda clip, label: explained(clip).tube(label, centred=True)}
+    """Return the tube that takes the cells of its map at their centres.
+
+    The paper's tube puts the first and last cells on the ends of the clip.
+    """
+    by_mfnet = _explainer(mfnet)
+    return {"MFNet, cells centred": lambda clip, label: by_mfnet(clip).tube(label, centred=True)}
 
 
-def _of_share(model: VideoModel, share: float) -> Method:
-    explained = _remembered(model)
+def _strongest_features(model: VideoModel, share: float) -> Method:
+    explained = _explainer(model)
 
     def tube(clip: Clip, label: str) -> Tube:
         ex = explained(clip)
@@ -87,13 +93,16 @@ def _of_share(model: VideoModel, share: float) -> Method:
     return tube
 
 
-def _remembered(model: VideoModel, weights: str | None = None) -> Callable:
+def _explainer(model: VideoModel, weights: str | None = None) -> Callable[[Clip], Explanation]:
     return lru_cache(maxsize=1)(partial(explain, model, weights=weights))
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the study: `what` (of `TABLES`) on the clips from `first` on of a split of `size` clips."""
+    """A part of the study: `what` (of `TABLES`) on `PART` clips of a split of `size` clips.
+
+    `first` is the number of its first clip; `seed` is of the clips, and `steps` of the curves.
+    """
 
     what: str
     split: str
@@ -104,44 +113,40 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Of the file that keeps what was measured."""
-        return f"{self.what}-{self.split}-{self.first:05d}-of-{self.size}-seed-{self.seed}-steps-{self.steps}.csv"
+        """The name of the file with its measurements."""
+        clips = f"{self.split}-{self.first:05d}-of-{self.size}"
+        return f"{self.what}-{clips}-seed-{self.seed}-steps-{self.steps}.csv"
 
     @property
     def data(self) -> Dataset:
         """The clips."""
-        every = dataset(self.split, self.size, self.seed)
-        return every.subset(every.index.index[self.first : self.first + PART])
+        split = dataset(self.split, self.size, self.seed)
+        return split.subset(split.index.index[self.first : self.first + PART])
 
 
 def parts(clips: int = 200) -> list[Part]:
-    """Return the parts: all methods on `clips` of each split, and the shares on half as many of two splits."""
-    every = [
-        Part("methods", split, first, clips) for split in SPLITS for first in range(0, clips, PART)
-    ]
+    """Return all parts: each table on `clips` of each split, shares on half as many of two."""
     half = max(2, clips // 2)
-    some = [
-        Part("shares", split, n, half)
-        for split in ("decorrelated", "pair")
-        for n in range(0, half, PART)
-    ]
+    by_what = {what: [(split, clips) for split in SPLITS] for what in TABLES}
+    by_what["shares"] = [("decorrelated", half), ("pair", half)]
     return [
-        *every,
-        *some,
-        *(replace(part, what=what) for what in ("centred", "randomisation") for part in every),
+        Part(what, split, first, size)
+        for what, splits in by_what.items()
+        for split, size in splits
+        for first in range(0, size, PART)
     ]
 
 
 def measure(part: Part) -> pd.DataFrame:
     """Measure a part, in this process and one thread.
 
-    Returns a table as `evaluation.faithfulness` gives it, or for "randomisation" as `sanity.cascading_randomisation`
-    does, of each clip's first action.
+    Returns a table as `evaluation.faithfulness` does, or for "randomisation" as
+    `cascading_randomisation` does for each clip's first action.
     """
     torch.set_num_threads(1)
     mfnet = load_model("samples/mfnet", device="cpu")
     if part.what == "randomisation":
-        return _randomisation(mfnet, part)
+        return _measure_randomisation(mfnet, part)
     if part.what == "methods":
         compared = methods(mfnet, load_model("samples/tsn", device="cpu"))
     else:
@@ -151,55 +156,54 @@ def measure(part: Part) -> pd.DataFrame:
     )
 
 
-def _randomisation(mfnet: VideoModel, part: Part) -> pd.DataFrame:
+def _measure_randomisation(mfnet: VideoModel, part: Part) -> pd.DataFrame:
     tables = []
-    for number, name in enumerate(part.data.index.index):
+    for number, name in enumerate(part.data.index.index, start=part.first):
         clip = part.data.read(name, frames=mfnet.input.frames, stride=mfnet.input.stride)
-        table = cascading_randomisation(mfnet, clip, clip.label, seed=part.first + number)
+        table = cascading_randomisation(mfnet, clip, clip.label, seed=number)
         tables.append(table.assign(data=part.data.title, clip=name))
     return pd.concat(tables)
 
 
 def run(folder: str | Path, clips: int = 200, workers: int = 2) -> dict[str, pd.DataFrame]:
-    """Measure everything that `folder` does not hold yet, and return the tables by name.
+    """Measure every part that `folder` does not hold yet, and return the tables by name.
 
-    200 clips take about an hour on two cores. Broken off, it goes on with the next call.
+    200 clips take about an hour on two cores. After an interruption the next call resumes.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     wanted = parts(clips)
     missing = [part for part in wanted if not (folder / part.name).is_file()]
+    done = len(wanted) - len(missing)
     with (
         ProcessPoolExecutor(workers, get_context("spawn")) as pool,
-        tqdm(
-            total=len(wanted), initial=len(wanted) - len(missing), unit="part", desc="study"
-        ) as bar,
+        tqdm(total=len(wanted), initial=done, unit="part", desc="study") as bar,
     ):
         waiting = {pool.submit(measure, part): part for part in missing}
         try:
-            for done in as_completed(waiting):
-                half = folder / f"{waiting[done].name}.part"
-                done.result().to_csv(half, index=False, float_format="%.5g")
-                half.replace(folder / waiting[done].name)
+            for future in as_completed(waiting):
+                _write_table(folder / waiting[future].name, future.result(), float_format="%.5g")
                 bar.update()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    tables = {
-        what: pd.concat(
-            [pd.read_csv(folder / part.name) for part in wanted if part.what == what],
-            ignore_index=True,
-        )
-        for what in TABLES
-    }
-    for what, table in tables.items():
-        table.to_csv(folder / f"{what}.csv.gz", index=False)
+    tables = {}
+    for what in TABLES:
+        measured = [pd.read_csv(folder / part.name) for part in wanted if part.what == what]
+        tables[what] = pd.concat(measured, ignore_index=True)
+        _write_table(folder / f"{what}.csv.gz", tables[what], compression="gzip")
     return tables
 
 
+def _write_table(path: Path, table: pd.DataFrame, **options: Any) -> None:
+    with whole_file(path) as part:
+        table.to_csv(part, index=False, **options)
+
+
 def recorded(what: str = "methods") -> pd.DataFrame:
-    """Return a shipped table: `methods`, `centred` and `randomisation` on 200 clips of each split, `shares` on
-    100 of two.
+    """Return a shipped table.
+
+    `methods`, `centred` and `randomisation` are on 200 clips of each split, `shares` on 100 of two.
 
     Raises FileNotFoundError outside a checkout, KeyError for another table.
     """

@@ -1,13 +1,13 @@
-"""Training: a network learns, from a data set or from clips that are drawn as they are needed.
+"""Training: a network learns from a data set, or from clips that are drawn as they are needed.
 
-`fine_tune` trains an existing network further; `sample_networks` holds the recipes of the shipped networks.
-Explaining and measuring trained networks is the business of `saliency` and `studies`.
+`fine_tune` trains an existing network further; `sample_networks` holds the recipes of the shipped
+networks. Explaining and measuring trained networks belongs to `saliency` and `studies`.
 """
 
 from __future__ import annotations
 
 from .fine_tuning import fine_tune
-from .runs import Training
+from .results import Training
 from .sample_networks import (
     RECIPE,
     TSN_RECIPE,

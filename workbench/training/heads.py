@@ -14,44 +14,55 @@ __all__ = ["copy_for"]
 
 
 def copy_for(model: VideoModel, data: Dataset, head: str | None) -> tuple[VideoModel, str, bool]:
-    """Return a copy of a model for the classes of a data set, its head's name, and whether that is a new one.
+    """Return a copy of a model for a data set's classes, its head's name, and whether it is new.
 
-    Raises ValueError where the network has no linear layer that could be its head, KeyError where the one named is not
-    there.
+    Raises ValueError if the network has no linear layer that could be its head, and KeyError if
+    there is no layer of the given name.
     """
     module = copy.deepcopy(model.network)
-    known, count = model.classes, len(data.classes)
-    numbered = known is None or known == [
-        str(number) for number in range(len(known))
-    ]  # as explain numbers them
-    ends = {name: outputs for name, part in module.named_modules() if (outputs := _outputs(part))}
-    name = head or model.head or proved_head(model)
-    if name is None:
-        name = next(
-            (each for each in reversed(ends) if known is None or ends[each] == len(known)), None
-        )
-    if name is None or name not in ends:
+    sizes = {name: outputs for name, part in module.named_modules() if (outputs := _outputs(part))}
+    name = head or model.head or proved_head(model) or _last_head(sizes, model.classes)
+    if name is None or name not in sizes:
         find_module(module, name or "")
+        listed = ", ".join(f"{layer} ({outputs} outputs)" for layer, outputs in sizes.items())
         raise ValueError(
-            f"{name or 'nothing'!r} is no linear head of {type(module).__name__}. Name with head= one of its linear "
-            f"layers and 1×1×1 convolutions: {', '.join(f'{each} ({ends[each]} outputs)' for each in ends) or 'none'}"
+            f"{name or 'nothing'!r} is no linear head of {type(module).__name__}. Name with head= "
+            f"one of its linear layers and 1×1×1 convolutions: {listed or 'none'}"
         )
-    fresh = not (ends[name] == count and (numbered or known == list(data.classes)))
+    fresh = sizes[name] != len(data.classes) or not _same_classes(model.classes, data.classes)
     if fresh:
         parent, _, last = name.rpartition(".")
-        setattr(find_module(module, parent), last, _fresh(find_module(module, name), count))
-    title = f"{model.name or type(module).__name__}, fine-tuned" + (
-        f" on {data.title}" if data.title else ""
+        setattr(find_module(module, parent), last, _new_head(find_module(module, name), data))
+    title = f"{model.name or type(module).__name__}, fine-tuned"
+    if data.title:
+        title += f" on {data.title}"
+    tuned = VideoModel(
+        module,
+        model.input,
+        classes=list(data.classes),
+        layer=model.layer,
+        head=model.head,
+        name=title,
     )
-    return (
-        VideoModel(module, model.input, list(data.classes), model.layer, model.head, title),
-        name,
-        fresh,
-    )
+    return tuned, name, fresh
+
+
+def _last_head(sizes: dict[str, int], classes: list[str] | None) -> str | None:
+    """Return the last layer with as many outputs as there are classes."""
+    for name in reversed(sizes):
+        if classes is None or sizes[name] == len(classes):
+            return name
+    return None
+
+
+def _same_classes(own: list[str] | None, wanted: list[str]) -> bool:
+    """Whether names are the same. A model whose classes are only numbered may have any names."""
+    numbered = own is None or own == [str(number) for number in range(len(own))]
+    return numbered or own == list(wanted)
 
 
 def _outputs(part: nn.Module) -> int | None:
-    """Return how many classes a module would tell apart as a head, None if it is no head."""
+    """Return the number of classes of a module as a head, None if it cannot be one."""
     if isinstance(part, nn.Linear):
         return part.out_features
     if isinstance(part, nn.Conv3d) and part.kernel_size == (1, 1, 1) and part.groups == 1:
@@ -59,8 +70,9 @@ def _outputs(part: nn.Module) -> int | None:
     return None
 
 
-def _fresh(old: nn.Module, classes: int) -> nn.Module:
-    """Return a head like the old one with small random weights for so many classes."""
+def _new_head(old: nn.Module, data: Dataset) -> nn.Module:
+    """Return a head like the old one with small random weights, for a data set's classes."""
+    classes = len(data.classes)
     bias = old.bias is not None
     new: nn.Linear | nn.Conv3d
     if isinstance(old, nn.Linear):

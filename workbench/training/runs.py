@@ -1,14 +1,10 @@
-"""A training under way: steps, validation, checkpoints, and what comes of it."""
+"""A training in progress: its steps, its validation, and its state."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-import signal
-import threading
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -21,238 +17,238 @@ from ..clips.videos import ClipError
 from ..datasets.table import Dataset
 from ..models.checkpoints import load_strictly
 from ..models.video_model import VideoModel, find_module
-from .augmentation import Feed, Plan, Unreadable, loader
-from .run_checkpoints import read_state, write_state
+from .batches import Feed, Plan, loader, readable
+from .interrupts import Interrupt, deferred_interrupt
+from .results import COLUMNS, Training
+from .run_checkpoints import RunFolder
+from .settings import Settings, optimizer_for
 
-__all__ = ["Run", "Settings", "Training", "accelerator_for", "own_randomness"]
+__all__ = ["Run"]
 
-COLUMNS = ["epoch", "step", "rate", "loss", "accuracy", "validation loss", "validation accuracy"]
-HEAD = 10.0  # times the rate is that of a new head: it has all to learn, the rest next to nothing
-GRADIENT = 5.0  # the norm that gradients are clipped to
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Training:
-    """What `fine_tune` made.
-
-    Attributes:
-        model: the trained network in eval mode, ready for `wb.explain`: of the epoch with the best validation
-            accuracy, or of the last one where nothing was validated.
-        curve: DataFrame, a row a step: epoch and step (from 1), rate, loss and accuracy of the step's batch, and at the
-            end of each epoch validation loss and accuracy, NaN elsewhere. Accuracies are top-1, in [0, 1].
-        epoch: the one that `model` is of.
-        flip: whether clips were mirrored.
-        output: folder of `latest.pt` and `best.pt`, or None.
-    """
-
-    model: VideoModel
-    curve: pd.DataFrame
-    epoch: int
-    flip: bool
-    output: Path | None = None
-
-    @property
-    def epochs(self) -> pd.DataFrame:
-        """The curve by epoch: mean loss and accuracy in training, and those of the validation at its end."""
-        how = {**dict.fromkeys(COLUMNS[3:5], "mean"), **dict.fromkeys(COLUMNS[5:], "last")}
-        return self.curve.groupby("epoch").agg(how)
-
-    def __repr__(self) -> str:
-        last = self.epochs.loc[self.epoch].to_dict()
-        validated = last["validation accuracy"]
-        told = "" if math.isnan(validated) else f", validation {validated:.1%}"
-        return (
-            f"<Training of {self.model.name}: {len(self.curve)} steps in {len(self.epochs)} epochs; "
-            f"epoch {self.epoch}: loss {last['loss']:.3f}, accuracy {last['accuracy']:.1%}{told}>"
-        )
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides the course of a training; a checkpoint is only gone on from with the same."""
-
-    epochs: int
-    batch: int
-    rate: float
-    warmup: float
-    decay: float
-    flip: bool
-    head_only: bool
-    new_head: bool
-    seed: int
-    data: str
-
-    def rate_at(self, step: int, total: int) -> float:
-        """Return the learning rate of a step, counted from 0: a linear warm-up, then half a cosine down to 0."""
-        warm = self.warmup * total
-        if step < warm:
-            return self.rate * (step + 1) / (warm + 1)
-        return self.rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1.0, total - warm)))
+GRADIENT = 5.0  # gradients are clipped to this norm
 
 
 class Run:
-    """A training under way: the network, its optimiser, how far it is, and its curve."""
+    """A training in progress: the network, its optimiser, the steps done, and the curve."""
 
     def __init__(
         self,
         tuned: VideoModel,
-        head: str,
         settings: Settings,
+        *,
+        head: str,
         accelerator: Any,
         data: Dataset,
         validation: Dataset | None,
-        output: Path | None,
+        folder: RunFolder | None,
     ) -> None:
-        self.tuned, self.settings, self.accelerator, self.output = (
-            tuned,
-            settings,
-            accelerator,
-            output,
-        )
-        self.data, self.validation = data, validation
+        self.tuned = tuned
+        self.settings = settings
+        self.accelerator = accelerator
+        self.data = data
+        self.validation = validation
+        self.folder = folder
         self.head = find_module(tuned.module, head)
-        self.flags = [
-            (parameter, parameter.requires_grad) for parameter in tuned.module.parameters()
-        ]
+        self.flags = [(p, p.requires_grad) for p in tuned.module.parameters()]
         if settings.head_only:
             tuned.module.requires_grad_(False)
             self.head.requires_grad_(True)
-        parameters = [p for p in tuned.module.parameters() if p.requires_grad]
-        if not parameters:
-            raise ValueError("no parameter of the network takes gradients: nothing to train")
-        self.network, self.optimizer = accelerator.prepare(
-            tuned.module, self._optimizer(parameters)
-        )
-        self.steps = Plan(len(data), settings.batch, 0, settings.seed).epoch_steps  # in an epoch
-        self.total = self.steps * settings.epochs
-        self.step = 0  # done
-        self.rows: list[list[float]] = []
+        optimizer = optimizer_for(tuned.module, self.head, settings)
+        self.network, self.optimizer = accelerator.prepare(tuned.module, optimizer)
+        plan = Plan(clips=len(data), batch=settings.batch, total=0, seed=settings.seed)
+        self.epoch_steps = plan.epoch_steps
+        self.total = self.epoch_steps * settings.epochs
+        self.step = 0  # steps done
+        self.rows: list[list[float]] = []  # the curve
         self.best: dict[str, Any] | None = None
-        self.whole = True  # between two steps, so that the state may be written
+        self.between_steps = True  # the state is consistent and may be saved
 
-    def _optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """Return AdamW: `HEAD` times the rate for a new head, no decay of biases and batch norms."""
-        scales = dict.fromkeys(self.head.parameters(), HEAD if self.settings.new_head else 1.0)
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for each in parameters:
-            decay = self.settings.decay if each.ndim > 1 else 0.0
-            groups.setdefault((scales.get(each, 1.0), decay), []).append(each)
-        return torch.optim.AdamW(
-            [
-                {"params": part, "scale": scale, "weight_decay": decay}
-                for (scale, decay), part in groups.items()
-            ],
-            lr=self.settings.rate,
-        )
-
-    def train(self, workers: int, every: int, progress: bool) -> None:
-        """Train from the step that is reached to the last one, validating after each epoch."""
-        process, processes = self.accelerator.process_index, self.accelerator.num_processes
-        plan = Plan(
-            len(self.data),
-            self.settings.batch,
-            self.total,
-            self.settings.seed,
-            self.step,
-            process,
-            processes,
-        )
-        feed = Feed(self.data, self.tuned.input, seed=self.settings.seed, flip=self.settings.flip)
+    def train(self, *, workers: int, every: int, progress: bool) -> None:
+        """Train to the last step, validating after each epoch and saving `every` so many steps."""
         shown = progress and self.accelerator.is_local_main_process
         with (
-            _deferred_interrupt() as asked,
+            deferred_interrupt() as interrupt,
             tqdm(total=self.total, initial=self.step, disable=not shown) as bar,
         ):
-            batches = _fetched(loader(feed, plan, workers), asked) if len(plan) else iter(())
-            judge = self._judge(workers)
+            batches = readable(self._training_batches(workers), interrupt)
+            validation = self._validation_batches(workers)
             try:
                 while True:
-                    if (
-                        self.step
-                        and self.step % self.steps == 0
-                        and math.isnan(self.rows[-1][-1])
-                        and judge
-                    ):
-                        self._validate(judge, asked, shown)
+                    # A run can be resumed between an epoch's last step and its validation.
+                    if validation is not None and self._epoch_lacks_validation():
+                        self._validate(validation, interrupt, shown=shown)
                         self.save()
                     if self.step == self.total:
                         break
-                    frames, targets = next(batches)
-                    self._learn(frames, targets)
-                    self._tell(bar)
-                    if self.step % every == 0 or self.step % self.steps == 0:
+                    self._learn(*next(batches))
+                    self._show(bar)
+                    if self.step % every == 0 or self.step % self.epoch_steps == 0:
                         self.save()
             except (KeyboardInterrupt, ClipError):
-                if self.whole:
+                if self.between_steps:
                     self.save()
                 raise
 
+    def save(self) -> None:
+        """Write the state to `latest.pt`, if there is a folder.
+
+        Raises ValueError instead of saving a network with weights that are not finite.
+        """
+        if self.folder is None:
+            return
+        state = self.tuned.module.state_dict()
+        for name, value in state.items():
+            if value.is_floating_point() and not value.isfinite().all():
+                raise self._diverged(f"the network's {name} holds NaN or infinite values")
+        scaler = self.accelerator.scaler
+        content = {
+            "state_dict": state,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "epoch": self.step // self.epoch_steps,
+            "step": self.step,
+            "curve": torch.tensor(self.rows, dtype=torch.float64).reshape(-1, len(COLUMNS)),
+            "best": None if self.best is None else self.best["epoch"],
+            "classes": self.tuned.classes,
+            "settings": asdict(self.settings),
+        }
+        self._write("latest.pt", content)
+
+    def resume(self) -> None:
+        """Continue from `latest.pt`, if there is one.
+
+        Raises ValueError if it belongs to another network, other classes or clips, or was made
+        with other settings.
+        """
+        saved = None if self.folder is None else self.folder.read()
+        if saved is None or self.folder is None:
+            return
+        latest, self.best = saved
+        path = self.folder.path / "latest.pt"
+        differences = self.settings.differences(latest["settings"])
+        if latest["classes"] != self.tuned.classes:
+            differences.append("other classes")
+        if differences:
+            raise ValueError(
+                f"{path} is of another training ({'; '.join(differences)}): "
+                "give another output=, or resume=False"
+            )
+        load_strictly(self.tuned.module, latest["state_dict"], str(path))
+        self.optimizer.load_state_dict(latest["optimizer"])
+        if latest.get("scaler") and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(latest["scaler"])
+        self.step = latest["step"]
+        self.rows = latest["curve"].tolist()
+        self.folder.run = latest["run"]
+
+    def result(self) -> Training:
+        """Return the best network, without accelerate's wrapper and with the user's own flags."""
+        self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
+        epoch = self.settings.epochs
+        if self.best is not None:
+            epoch = self.best["epoch"]
+            self.tuned.module.load_state_dict(self.best["state_dict"])
+        for parameter, flag in self.flags:
+            parameter.requires_grad_(flag)
+            parameter.grad = None
+        self.tuned.module.eval()
+        curve = pd.DataFrame(self.rows, columns=COLUMNS).astype({"epoch": int, "step": int})
+        output = None if self.folder is None else self.folder.path
+        return Training(self.tuned, curve, epoch, self.settings.flip, output)
+
+    def _training_batches(self, workers: int) -> Iterable[Any]:
+        if self.step == self.total:
+            return ()
+        plan = Plan(
+            clips=len(self.data),
+            batch=self.settings.batch,
+            total=self.total,
+            seed=self.settings.seed,
+            first=self.step,
+            process=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+        )
+        feed = Feed(self.data, self.tuned.input, seed=self.settings.seed, flip=self.settings.flip)
+        return loader(feed, plan, workers)
+
+    def _validation_batches(self, workers: int) -> torch.utils.data.DataLoader | None:
+        if self.validation is None:
+            return None
+        first, step = self.accelerator.process_index, self.accelerator.num_processes
+        clips = range(first, len(self.validation), step)
+        size = self.settings.batch
+        starts = range(0, len(clips), size)
+        keys = [[(0, clip) for clip in clips[start : start + size]] for start in starts]
+        return loader(Feed(self.validation, self.tuned.input, seed=None), keys, workers)
+
     def _learn(self, frames: torch.Tensor, targets: torch.Tensor) -> None:
         """Do one step on clips (N, T, H, W, 3) uint8 of classes (N,)."""
-        torch.manual_seed(
-            self.settings.seed * 1_000_003 + self.step
-        )  # for dropout and the like, resumed or not
-        self.whole = False
-        self._training_mode()
+        self.between_steps = False
+        # Dropout draws the same numbers in a run that was resumed.
+        torch.manual_seed(self.settings.seed * 1_000_003 + self.step)
+        self._set_training_mode()
         rate = self.settings.rate_at(self.step, self.total)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
+
         targets = targets.to(self.accelerator.device)
         logits = self._logits(frames, training=True)
         loss = nn.functional.cross_entropy(logits, targets)
-        mean, accuracy = self._shared(
-            loss.detach() * len(targets), (logits.argmax(1) == targets).sum(), len(targets)
-        )
+        hits = (logits.argmax(1) == targets).sum()
+        mean, accuracy = self._means(loss.detach() * len(targets), hits, len(targets))
         if not math.isfinite(mean):
             raise self._diverged(f"the loss is {mean}")
+
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
         norm = float(self.accelerator.clip_grad_norm_(self.network.parameters(), GRADIENT))
-        if (
-            not math.isfinite(norm) and self.accelerator.scaler is None
-        ):  # a scaler skips such a step
+        # In fp16 the loss scaler skips a step with infinite gradients.
+        if not math.isfinite(norm) and self.accelerator.scaler is None:
             raise self._diverged(f"the norm of the gradients is {norm}")
         self.optimizer.step()
-        self.rows.append(
-            [self.step // self.steps + 1, self.step + 1, rate, mean, accuracy, math.nan, math.nan]
-        )
+
+        epoch = self.step // self.epoch_steps + 1
         self.step += 1
-        self.whole = True
+        self.rows.append([epoch, self.step, rate, mean, accuracy, math.nan, math.nan])
+        self.between_steps = True
 
-    def _judge(self, workers: int) -> torch.utils.data.DataLoader | None:
-        if self.validation is None:
-            return None
-        mine = range(len(self.validation))[
-            self.accelerator.process_index :: self.accelerator.num_processes
-        ]
-        size = self.settings.batch
-        keys = [[(0, number) for number in mine[i : i + size]] for i in range(0, len(mine), size)]
-        return loader(Feed(self.validation, self.tuned.input, seed=None), keys, workers)
+    def _set_training_mode(self) -> None:
+        self.network.train()
+        if self.settings.head_only:  # batch norm's statistics stay as well
+            self.tuned.module.eval()
+            self.head.train()
 
-    def _validate(self, judge: torch.utils.data.DataLoader, asked: list[int], shown: bool) -> None:
-        """Classify the validation clips, note loss and accuracy in the curve's last row, and keep the best."""
+    def _epoch_lacks_validation(self) -> bool:
+        ended = self.step > 0 and self.step % self.epoch_steps == 0
+        return ended and math.isnan(self.rows[-1][-1])
+
+    def _validate(
+        self, batches: torch.utils.data.DataLoader, interrupt: Interrupt, *, shown: bool
+    ) -> None:
+        """Classify the validation clips, complete the curve's last row, and keep the best."""
         self.tuned.module.eval()
         loss, hits, count = torch.zeros(()), torch.zeros(()), 0
         with (
             torch.no_grad(),
-            tqdm(total=len(judge), desc="validation", leave=False, disable=not shown) as bar,
+            tqdm(total=len(batches), desc="validation", leave=False, disable=not shown) as bar,
         ):
-            for frames, targets in _fetched(judge, asked):
+            for frames, targets in readable(batches, interrupt):
                 logits = self._logits(frames)
                 targets = targets.to(self.accelerator.device)
-                loss = loss + nn.functional.cross_entropy(logits, targets, reduction="sum").cpu()
-                hits = hits + (logits.argmax(1) == targets).sum().cpu()
+                loss += nn.functional.cross_entropy(logits, targets, reduction="sum").cpu()
+                hits += (logits.argmax(1) == targets).sum().cpu()
                 count += len(targets)
                 bar.update()
-        mean, accuracy = self._shared(loss, hits, count)
+        mean, accuracy = self._means(loss, hits, count)
         self.rows[-1][-2:] = [mean, accuracy]
         if self.best is None or (accuracy, -mean) > (self.best["accuracy"], -self.best["loss"]):
-            epoch = self.step // self.steps
-            state = {
-                name: value.detach().cpu().clone()
-                for name, value in self.tuned.module.state_dict().items()
+            state = self.tuned.module.state_dict()
+            self.best = {
+                "state_dict": {name: value.detach().cpu().clone() for name, value in state.items()},
+                "epoch": self.step // self.epoch_steps,
+                "accuracy": accuracy,
+                "loss": mean,
             }
-            self.best = {"state_dict": state, "epoch": epoch, "accuracy": accuracy, "loss": mean}
             self._write("best.pt", {**self.best, "classes": self.tuned.classes})
 
     def _logits(self, frames: torch.Tensor, *, training: bool = False) -> torch.Tensor:
@@ -268,182 +264,34 @@ class Run:
             )
         return logits.float()
 
-    def _shared(self, loss: torch.Tensor, hits: torch.Tensor, count: int) -> tuple[float, float]:
+    def _means(self, loss: torch.Tensor, hits: torch.Tensor, count: int) -> tuple[float, float]:
         """Return mean loss and accuracy over the clips of all processes, from this one's sums."""
-        sums = (
-            torch.stack([loss.cpu(), hits.cpu(), torch.tensor(count)])
-            .float()
-            .to(self.accelerator.device)
-        )
-        losses, right, clips = self.accelerator.reduce(sums, "sum").tolist()
-        return losses / clips, right / clips
+        sums = torch.stack([loss.cpu(), hits.cpu(), torch.tensor(count)]).float()
+        reduced = self.accelerator.reduce(sums.to(self.accelerator.device), "sum")
+        total_loss, total_hits, clips = reduced.tolist()
+        return total_loss / clips, total_hits / clips
 
-    def _training_mode(self) -> None:
-        self.network.train()
-        if self.settings.head_only:
-            self.tuned.module.eval()
-            self.head.train()
-
-    def _tell(self, bar: tqdm) -> None:
-        epoch = int(self.rows[-1][0])
-        here = np.array(
-            [row[3:5] for row in self.rows[-1 : -1 - (self.step - 1) % self.steps - 1 : -1]]
-        )
+    def _show(self, bar: tqdm) -> None:
+        """Show the mean loss and accuracy of this epoch, and the latest validation accuracy."""
+        steps = (self.step - 1) % self.epoch_steps + 1
+        loss, accuracy = np.mean([row[3:5] for row in self.rows[-steps:]], axis=0)
+        shown = {"loss": f"{loss:.3f}", "accuracy": f"{accuracy:.2f}"}
         validated = [row[-1] for row in self.rows if not math.isnan(row[-1])]
-        told = {"validation": f"{validated[-1]:.2f}"} if validated else {}
+        if validated:
+            shown["validation"] = f"{validated[-1]:.2f}"
+        epoch = int(self.rows[-1][0])
         bar.set_description(f"epoch {epoch}/{self.settings.epochs}", refresh=False)
-        bar.set_postfix(
-            loss=f"{here[:, 0].mean():.3f}", accuracy=f"{here[:, 1].mean():.2f}", **told
-        )
+        bar.set_postfix(shown)
         bar.update()
 
     def _diverged(self, what: str) -> ValueError:
+        kept = "" if self.folder is None else f"; earlier checkpoints stay in {self.folder.path}"
         return ValueError(
-            f"{what} at step {self.step + 1} of {self.total} (epoch {self.step // self.steps + 1}): try a smaller rate "
-            f"than {self.settings.rate:g}, a longer warm-up, or precision='no'"
-            + (
-                ""
-                if self.output is None
-                else f"; what was written to {self.output} before stays there"
-            )
+            f"{what} at step {self.step + 1} of {self.total} "
+            f"(epoch {self.step // self.epoch_steps + 1}): try a smaller rate than "
+            f"{self.settings.rate:g}, a longer warm-up, or precision='no'{kept}"
         )
-
-    def save(self) -> None:
-        """Write the state to `latest.pt`, if there is a folder for it."""
-        if self.output is None:
-            return
-        state = self.tuned.module.state_dict()
-        bad = [
-            name
-            for name, value in state.items()
-            if value.is_floating_point() and not value.isfinite().all()
-        ]
-        if bad:
-            raise self._diverged(f"the network's {bad[0]} holds NaN or infinite values")
-        scaler = self.accelerator.scaler
-        content = {
-            "state_dict": state,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": None if scaler is None else scaler.state_dict(),
-            "epoch": self.step // self.steps,
-            "step": self.step,
-            "curve": torch.tensor(self.rows, dtype=torch.float64).reshape(-1, len(COLUMNS)),
-            "best": None if self.best is None else self.best["epoch"],
-            "classes": self.tuned.classes,
-            "settings": asdict(self.settings),
-        }
-        self._write("latest.pt", content)
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
-        if self.output is not None and self.accelerator.is_main_process:
-            write_state(self.output / name, content)
-
-    def restore(self) -> None:
-        """Go on from `latest.pt`, if there is one.
-
-        Raises ValueError where it is of another network, of other classes or clips, or made with other settings.
-        """
-        if self.output is None or not (self.output / "latest.pt").is_file():
-            return
-        path = self.output / "latest.pt"
-        content = read_state(
-            path, {"state_dict", "optimizer", "step", "curve", "best", "classes", "settings"}
-        )
-        mine, theirs = asdict(self.settings), content["settings"]
-        other = [
-            f"{key} {theirs.get(key)}, now {value}"
-            for key, value in mine.items()
-            if theirs.get(key) != value
-        ]
-        if content["classes"] != self.tuned.classes or other:
-            what = "; ".join(other) or "other classes"
-            raise ValueError(
-                f"{path} is of another training ({what}): give another output=, or resume=False"
-            )
-        load_strictly(self.tuned.module, content["state_dict"], str(path))
-        self.optimizer.load_state_dict(content["optimizer"])
-        if content.get("scaler") and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(content["scaler"])
-        self.step, self.rows = content["step"], content["curve"].tolist()
-        if content["best"] is not None:
-            self.best = read_state(
-                self.output / "best.pt", {"state_dict", "epoch", "accuracy", "loss"}
-            )
-
-    def result(self) -> Training:
-        """Return what was made, the network as the user's: unwrapped, in eval mode, with its own flags."""
-        self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
-        if self.best is not None:
-            self.tuned.module.load_state_dict(self.best["state_dict"])
-        for parameter, flag in self.flags:
-            parameter.requires_grad_(flag)
-            parameter.grad = None
-        self.tuned.module.eval()
-        curve = pd.DataFrame(self.rows, columns=COLUMNS).astype({"epoch": int, "step": int})
-        epoch = self.settings.epochs if self.best is None else self.best["epoch"]
-        return Training(self.tuned, curve, epoch, self.settings.flip, self.output)
-
-
-def accelerator_for(model: VideoModel, precision: str | None) -> Any:
-    """Return an accelerate.Accelerator for the kind of device that a model is on."""
-    try:
-        from accelerate import Accelerator
-        from accelerate.state import AcceleratorState, PartialState
-    except ModuleNotFoundError as error:
-        if error.name != "accelerate":
-            raise
-        raise ModuleNotFoundError(
-            'wb.fine_tune needs accelerate: pip install "saliency-workbench[train]"',
-            name=error.name,
-        ) from error
-    if precision not in (None, "no", "bf16", "fp16"):
-        raise ValueError(f"precision: expected 'no', 'bf16', 'fp16' or None, got {precision!r}")
-    if precision is None:
-        mixed = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp16"
-        precision = mixed if model.device.type == "cuda" else "no"
-    if not PartialState._shared_state or PartialState().num_processes == 1:
-        AcceleratorState._reset_state(
-            reset_partial_state=True
-        )  # accelerate remembers the first choice for good
-    return Accelerator(cpu=model.device.type == "cpu", mixed_precision=precision)
-
-
-def _fetched(
-    batches: Iterable[Any], asked: list[int]
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield batches; KeyboardInterrupt once that was asked for, ClipError for one that could not be read."""
-    for batch in batches:
-        if asked:
-            raise KeyboardInterrupt
-        if isinstance(batch, Unreadable):
-            raise ClipError(batch.message)
-        yield batch
-
-
-@contextlib.contextmanager
-def _deferred_interrupt() -> Iterator[list[int]]:
-    """Let Ctrl-C be noted in the list yielded, to stop between two steps; a second one interrupts at once."""
-    asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def note(number: int, _frame: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before or signal.default_int_handler)
-
-
-@contextlib.contextmanager
-def own_randomness(seed: int) -> Iterator[None]:
-    """Seed torch, and leave its random state as it was."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        yield
+        if self.folder is not None and self.accelerator.is_main_process:
+            self.folder.write(name, content)

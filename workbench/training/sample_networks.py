@@ -1,4 +1,4 @@
-"""Training: the small networks of the samples, from scratch, on clips that are drawn as they are needed."""
+"""The recipes of the shipped networks: trained from scratch on freshly drawn sample clips."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import safetensors.torch
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from tqdm.auto import tqdm
 
+from ..clips.files import whole_file
 from ..clips.sampling import frame_indices
 from ..datasets.samples import CLASSES, DURATION, FPS, TRAINING_SEEDS, draw_scene
 from ..datasets.scenes import render
@@ -30,6 +32,7 @@ __all__ = [
     "TSN_RECIPE",
     "Stage",
     "record",
+    "retrain",
     "sample_batches",
     "save_weights",
     "small_mfnet",
@@ -37,14 +40,20 @@ __all__ = [
     "train_on_samples",
 ]
 
+RECORDED_STEPS = 50  # the recorded loss is a mean over so many steps
+
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training at one picture size.
+    """A stage of training at one picture size, with a one-cycle learning rate.
 
-    A one-cycle schedule of `steps` steps of `batch` clips that peaks at `rate` after the share `warmup`; `stop` breaks
-    it off after so many steps. `mix` gives the share of each split among the clips; `frames` are drawn of each clip,
-    spread over it.
+    Attributes:
+        pixels: height and width.
+        steps, batch: steps of the schedule, and clips in a step.
+        rate, warmup: the highest rate, and the share of the steps that lead up to it.
+        stop: end the stage after so many steps of the schedule; None: after all.
+        mix: share of each split of `wb.samples` among the clips.
+        frames: frames of each clip, spread over it.
     """
 
     pixels: int
@@ -59,16 +68,17 @@ class Stage:
     frames: int = 16
 
 
-# What made `samples/mfnet`. No iid clips: a network that may not cheat by appearance has to look at the motion.
+# The recipe of `samples/mfnet`. It has no iid clips: without appearance as a hint, the network has
+# to look at the motion.
 RECIPE = (
     Stage(64, 2400, 16, 3e-3, stop=1200, mix={"decorrelated": 0.45, "edge": 0.25, "pair": 0.3}),
     Stage(64, 1000, 16, 2e-3),
     Stage(112, 500, 16, 1.5e-3),
-    Stage(112, 600, 16, 1.5e-3),  # until open and close were told apart
+    Stage(112, 600, 16, 1.5e-3),  # until it tells open from close
     Stage(112, 600, 16, 1.5e-3, mix={"decorrelated": 0.35, "edge": 0.2, "pair": 0.45}),
 )
-# What made `samples/tsn`: iid clips, whose appearance it may cheat by. It sees no motion, and on clips without that
-# hint it would have nothing to learn.
+# The recipe of `samples/tsn`: iid clips only. A network that sees no motion can learn nothing from
+# clips whose appearance gives no hint.
 TSN_RECIPE = (
     Stage(64, 600, 16, 3e-3, mix={"iid": 1.0}, frames=8),
     Stage(112, 400, 16, 1.5e-3, mix={"iid": 1.0}, frames=8),
@@ -76,50 +86,58 @@ TSN_RECIPE = (
 
 
 def small_mfnet() -> VideoModel:
-    """Return the small MFNet-3D of the samples with random weights: 0.54 M parameters, maps of 8×7×7."""
-    return wrap_model(
-        MFNet3d(len(CLASSES), **SAMPLES_MFNET), SAMPLES_INPUT, CLASSES, name="small MFNet"
-    )
+    """Return the samples' small MFNet-3D with random weights: 0.54 M parameters, maps of 8×7×7."""
+    module = MFNet3d(len(CLASSES), **SAMPLES_MFNET)
+    return wrap_model(module, SAMPLES_INPUT, CLASSES, name="small MFNet")
 
 
 def small_tsn() -> VideoModel:
-    """Return the small TSN of the samples with random weights: 0.60 M parameters, maps of 7×7 on every frame."""
-    return wrap_model(TSN(SmallResNet(len(CLASSES))), SAMPLES_INPUT, CLASSES, name="small TSN")
+    """Return the samples' small TSN with random weights: 0.60 M parameters, 7×7 maps per frame."""
+    module = TSN(SmallResNet(len(CLASSES)))
+    return wrap_model(module, SAMPLES_INPUT, CLASSES, name="small TSN")
+
+
+SHIPPED = {"mfnet": (small_mfnet, RECIPE), "tsn": (small_tsn, TSN_RECIPE)}
 
 
 def record(name: str = "mfnet") -> dict[str, Any]:
-    """Return what is recorded of a shipped network: recipe, loss per 50 steps, and what was measured of it.
+    """Return the record of a shipped network: recipe, loss per 50 steps, and measurements.
 
-    Raises FileNotFoundError where no such network is shipped.
+    Raises FileNotFoundError if no such network is shipped.
     """
     return json.loads((WEIGHTS / f"{name}.json").read_text())
 
 
 def sample_batches(stage: Stage, *, first_seed: int = 0, workers: int = 2) -> DataLoader:
-    """Return an endless loader of fresh sample clips: (N, T, H, W, 3) uint8 and targets (N, classes) float32.
+    """Return an endless loader of new clips: (N, T, H, W, 3) uint8, targets (N, classes) float32.
 
-    A clip of one action has a one-hot target, a pair the half of each. Every clip has a seed of its own, from
-    `TRAINING_SEEDS + first_seed` on: none is seen twice, and none of them is ever measured on.
+    The target of a clip with one action is one-hot; of a clip with two, 0.5 for each. Every clip
+    has its own seed, from `TRAINING_SEEDS + first_seed` up, so no clip is repeated, and none is
+    ever used for measuring.
     """
     return DataLoader(_Stream(stage, first_seed), batch_size=stage.batch, num_workers=workers)
 
 
 class _Stream(IterableDataset):
     def __init__(self, stage: Stage, first_seed: int) -> None:
-        self.stage, self.first_seed = stage, first_seed
+        self.stage = stage
+        self.first_seed = first_seed
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        info = get_worker_info()
-        number, step = (0, 1) if info is None else (info.id, info.num_workers)
-        splits, shares = list(self.stage.mix), np.array(list(self.stage.mix.values()))
+        # Workers take turns: the first of two draws the even seeds.
+        worker = get_worker_info()
+        number, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        splits = list(self.stage.mix)
+        shares = np.array(list(self.stage.mix.values()))
+        shares = shares / shares.sum()
         indices = frame_indices(0, round(DURATION * FPS), self.stage.frames, None)
         size = (self.stage.pixels, self.stage.pixels)
         while True:
             seed = TRAINING_SEEDS + self.first_seed + number
             rng = np.random.default_rng(seed)
-            scene = draw_scene(
-                str(rng.choice(CLASSES)), seed, str(rng.choice(splits, p=shares / shares.sum()))
-            )
+            label = str(rng.choice(CLASSES))
+            split = str(rng.choice(splits, p=shares))
+            scene = draw_scene(label, seed, split)
             target = np.zeros(len(CLASSES), dtype=np.float32)
             for actor in scene.acting:
                 target[CLASSES.index(str(actor.action))] += 1 / len(scene.acting)
@@ -137,18 +155,19 @@ def train_on_samples(
     report: Callable[[dict[str, Any]], None] | None = None,
     workers: int = 2,
 ) -> VideoModel:
-    """Train a model on fresh sample clips, stage by stage: AdamW, a one-cycle rate, soft targets.
+    """Train a model on new sample clips, stage by stage: AdamW, one-cycle rate, soft targets.
 
     Args:
-        model: one whose classes are `wb.samples.CLASSES`; its network is trained in place, and left in eval mode.
+        model: a model with the classes `wb.samples.CLASSES`; its network is trained in place and
+            left in eval mode.
         stages: picture sizes and steps, in order.
-        decay, smoothing: of the weights and of the targets.
+        decay, smoothing: weight decay and label smoothing.
         first_seed: of the clips, counted from `TRAINING_SEEDS`.
         report: called after every step with stage, step, loss and accuracy.
         workers: processes that draw clips.
 
     Raises:
-        ValueError: the model's classes are others.
+        ValueError: the model has other classes.
     """
     if tuple(model.classes or ()) != CLASSES:
         raise ValueError(
@@ -157,75 +176,76 @@ def train_on_samples(
     module = to_channels_last(model.module.train())
     for number, stage in enumerate(stages):
         loader = sample_batches(stage, first_seed=first_seed, workers=workers)
-        first_seed += 2 * stage.steps * stage.batch  # workers run ahead
+        first_seed += 2 * stage.steps * stage.batch  # workers draw clips in advance
         optimizer = torch.optim.AdamW(module.parameters(), lr=stage.rate, weight_decay=decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, stage.rate, total_steps=stage.steps, pct_start=stage.warmup
         )
-        for step, (frames, target) in zip(range(stage.stop or stage.steps), loader):
+        for step, (frames, targets) in zip(range(stage.stop or stage.steps), loader):
             x = channels_last(model.input.normalise(frames.to(model.device)))
+            targets = targets.to(model.device)
             logits = module(x)
-            loss = nn.functional.cross_entropy(
-                logits, target.to(logits.device), label_smoothing=smoothing
-            )
+            loss = nn.functional.cross_entropy(logits, targets, label_smoothing=smoothing)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(module.parameters(), 5.0)
             optimizer.step()
             schedule.step()
             if report is not None:
-                hits = target.gather(1, logits.argmax(1, keepdim=True).cpu()) > 0
-                report(
-                    {
-                        "stage": number,
-                        "step": step,
-                        "loss": loss.item(),
-                        "accuracy": hits.float().mean().item(),
-                    }
-                )
+                hits = targets.gather(1, logits.argmax(1, keepdim=True)) > 0
+                accuracy = hits.float().mean().item()
+                report({"stage": number, "step": step, "loss": loss.item(), "accuracy": accuracy})
     module.eval()
     return model
 
 
 def save_weights(model: VideoModel, folder: str | Path, name: str, **facts: Any) -> Path:
-    """Write a model's weights as safetensors, and beside them a JSON file with hash, classes and `facts`."""
+    """Write a model's weights as safetensors, and a JSON file with hash, classes and `facts`.
+
+    Returns the path of the weights. Raises OSError if a file cannot be written.
+    """
     file = Path(folder) / f"{name}.safetensors"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    state = {
-        key: value.detach().cpu().contiguous() for key, value in model.module.state_dict().items()
-    }
-    safetensors.torch.save_file(state, file)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    state = model.module.state_dict()
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    content = safetensors.torch.save(tensors)
+    digest = hashlib.sha256(content).hexdigest()
     facts = {"sha256": digest, "classes": model.classes, **facts}
-    file.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
+    with whole_file(file) as temporary:
+        temporary.write_bytes(content)
+    with whole_file(file.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(facts, indent=1) + "\n")
     return file
 
 
-def _recipe(stages: Sequence[Stage]) -> list[dict[str, Any]]:
-    return [{**asdict(stage), "mix": dict(stage.mix)} for stage in stages]
+def retrain(name: str, progress: bool = True) -> Path:
+    """Train a shipped network, `mfnet` or `tsn`, from scratch and replace its weights.
 
+    Takes hours on a CPU. Returns the path of the weights.
 
-SHIPPED = {"mfnet": (small_mfnet, RECIPE), "tsn": (small_tsn, TSN_RECIPE)}
-
-if __name__ == "__main__":  # makes a shipped network anew: python -m workbench.training tsn
-    import sys
-
-    from tqdm import tqdm
-
-    name = sys.argv[1]
+    Raises:
+        KeyError: no such network; the message lists the two.
+    """
+    if name not in SHIPPED:
+        raise KeyError(f"no shipped network {name!r}; there are {', '.join(SHIPPED)}")
     build, stages = SHIPPED[name]
     torch.manual_seed(0)
-    curve: list[dict[str, Any]] = []
-    with tqdm(total=sum(stage.stop or stage.steps for stage in stages)) as bar:
+    losses: list[float] = []
+    steps = sum(stage.stop or stage.steps for stage in stages)
+    with tqdm(total=steps, disable=not progress) as bar:
 
-        def tell(step: dict[str, Any]) -> None:
-            curve.append(step)
-            bar.update()
+        def report(step: dict[str, Any]) -> None:
+            losses.append(step["loss"])
             bar.set_postfix(loss=f"{step['loss']:.3f}", accuracy=f"{step['accuracy']:.2f}")
+            bar.update()
 
-        trained = train_on_samples(build(), stages, report=tell)
-    losses = [
-        round(float(np.mean([c["loss"] for c in curve[i : i + 50]])), 3)
-        for i in range(0, len(curve), 50)
-    ]
-    print(save_weights(trained, WEIGHTS, name, recipe=_recipe(stages), loss_per_50_steps=losses))
+        model = train_on_samples(build(), stages, report=report)
+    starts = range(0, len(losses), RECORDED_STEPS)
+    means = [float(np.mean(losses[start : start + RECORDED_STEPS])) for start in starts]
+    recipe = [{**asdict(stage), "mix": dict(stage.mix)} for stage in stages]
+    return save_weights(
+        model,
+        WEIGHTS,
+        name,
+        recipe=recipe,
+        loss_per_50_steps=[round(loss, 3) for loss in means],
+    )

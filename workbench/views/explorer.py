@@ -27,7 +27,7 @@ from ..clips.clip import Clip
 from ..saliency.explanation import Explanation
 from ..saliency.tubes import Tube, tau_for_share
 from .panels import ROOM, VIEWS, FigureWidget, Fit, Panel
-from .volumes import timeline_figure, update_timeline
+from .timelines import timeline_figure, update_timeline
 
 __all__ = ["Explorer", "explore"]
 

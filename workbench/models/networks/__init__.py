@@ -1,1 +1,1 @@
-"""Network architectures that are written here rather than taken from a library."""
+"""Network architectures written here because no library has them."""

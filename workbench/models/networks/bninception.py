@@ -1,6 +1,7 @@
 """BN-Inception (Ioffe and Szegedy, ICML 2015, arXiv 1502.03167), the backbone of the first TSNs.
 
-Parameter names and shapes are those of the Caffe network's PyTorch ports, which published TSN checkpoints have.
+Parameter names and shapes are those of published TSN checkpoints: the PyTorch ports of the Caffe
+network.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from torch import nn
 
 __all__ = ["BNInception"]
 
-# Channels of each block's branches: 1×1; 3×3 reduced, 3×3; double 3×3 reduced, both; pool projected.
-# A block without the first and the last halves the size.
+# Channels of each block's branches: 1×1; 3×3 (reduced, output); double 3×3 (reduced, output);
+# projection after the pool. A block without the first and the last halves the size.
 BLOCKS: dict[str, tuple[int, int, int, int, int, int]] = {
     "3a": (64, 64, 64, 64, 96, 32),
     "3b": (64, 64, 96, 64, 96, 64),
@@ -27,15 +28,16 @@ BLOCKS: dict[str, tuple[int, int, int, int, int, int]] = {
 
 
 class BNInception(nn.Module):
-    """BN-Inception: (B, 3, H, W) to logits (B, classes), maps (B, 1024, H / 32, W / 32) out of `inception_5b_output`.
+    """BN-Inception: (B, 3, H, W) to logits (B, classes).
 
-    Published weights take blue, green, red in [0, 255] less (104, 117, 128).
+    The last maps are the output of `inception_5b_output`, (B, 1024, H / 32, W / 32). Published
+    weights take blue, green, red in [0, 255] minus (104, 117, 128).
 
     Args:
         classes: number of classes.
 
     Deviations:
-        The pooling adapts to any size of map, so other pictures than 224×224 pass.
+        The pooling adapts to any map size, so pictures need not be 224×224.
     """
 
     def __init__(self, classes: int = 1000) -> None:
@@ -48,7 +50,7 @@ class BNInception(nn.Module):
         channels = 192
         for name in BLOCKS:
             channels = self._block(name, channels)
-        self.inception_5b_output = nn.Identity()  # the last maps, for whoever looks for them
+        self.inception_5b_output = nn.Identity()  # names the last maps
         self.global_pool = nn.AdaptiveAvgPool2d(1)
         self.last_linear = nn.Linear(channels, classes)
 
@@ -70,8 +72,10 @@ class BNInception(nn.Module):
         return self._modules[f"{name}_bn"](self._modules[name](x)).relu()  # type: ignore[misc]
 
     def _block(self, block: str, channels: int) -> int:
+        """Add a block's layers; returns its number of output channels."""
         one, reduced, three, narrow, double, project = BLOCKS[block]
-        stride, name = 1 if one else 2, f"inception_{block}"
+        name = f"inception_{block}"
+        stride = 1 if one else 2
         if one:
             self._convolution(f"{name}_1x1", channels, one)
             self._convolution(f"{name}_pool_proj", channels, project)
@@ -85,13 +89,13 @@ class BNInception(nn.Module):
         return one + three + double + (project or channels)
 
     def _run_block(self, block: str, x: torch.Tensor) -> torch.Tensor:
-        name, whole = f"inception_{block}", BLOCKS[block][0] > 0
+        name = f"inception_{block}"
         three = self._run(f"{name}_3x3", self._run(f"{name}_3x3_reduce", x))
         double = self._run(f"{name}_double_3x3_1", self._run(f"{name}_double_3x3_reduce", x))
         double = self._run(f"{name}_double_3x3_2", double)
         pooled = self._modules[f"{name}_pool"](x)  # type: ignore[misc]
-        if not whole:
+        if not BLOCKS[block][0]:
             return torch.cat([three, double, pooled], 1)
-        return torch.cat(
-            [self._run(f"{name}_1x1", x), three, double, self._run(f"{name}_pool_proj", pooled)], 1
-        )
+        one = self._run(f"{name}_1x1", x)
+        projected = self._run(f"{name}_pool_proj", pooled)
+        return torch.cat([one, three, double, projected], 1)

@@ -1,6 +1,7 @@
 """MFNet-3D, the Multi-Fiber Network (Chen et al., ECCV 2018, arXiv 1807.11195).
 
-The network of the Saliency Tubes paper. Parameter names and shapes are those of the published checkpoints.
+The network of the Saliency Tubes paper. Parameter names and shapes are those of the published
+checkpoints.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ __all__ = ["MFNet3d"]
 class MFNet3d(nn.Module):
     """MFNet-3D: (N, 3, T, H, W) to logits (N, classes).
 
-    With the defaults this is the published network: 16×224×224 in, 768×8×7×7 maps out of `tail`, and
+    The defaults give the published network: input 16×224×224, maps 768×8×7×7 at `tail`, and
     7,996,368 parameters for 400 classes. Other arguments give smaller networks of the same family.
 
     Args:
         classes: number of classes.
-        widths: channels out of conv1 to conv5.
+        widths: output channels of conv1 to conv5.
         units: multi-fiber units in conv2 to conv5.
-        groups: fibers, the groups of the 3-D convolutions; divides every width, and four times every mid width.
+        groups: fibers, the groups of the 3-D convolutions; must divide every width.
         last_stride: spatial stride of conv5; 1 keeps the maps twice as fine.
 
     Raises:
         ValueError: the widths cannot be split into the groups.
 
     Deviations:
-        The pooling adapts to any size of map, so other clip lengths and pictures than 16×224×224 pass.
+        The pooling adapts to any map size, so clips need not be 16×224×224.
     """
 
     def __init__(
@@ -62,7 +63,8 @@ class MFNet3d(nn.Module):
         self.maxpool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
         strides = ((2, 1, 1), (1, 2, 2), (1, 2, 2), (1, last_stride, last_stride))
         self.conv2, self.conv3, self.conv4, self.conv5 = (
-            _stage(widths[i], widths[i + 1], units[i], groups, strides[i]) for i in range(4)
+            _stage(widths[i], widths[i + 1], units=units[i], groups=groups, stride=strides[i])
+            for i in range(4)
         )
         self.tail = nn.Sequential(
             OrderedDict(bn=nn.BatchNorm3d(widths[4]), relu=nn.ReLU(inplace=True))
@@ -94,6 +96,7 @@ class _PreConv(nn.Module):
         self,
         channels: int,
         out: int,
+        *,
         kernel: tuple[int, int, int] = (1, 1, 1),
         stride: tuple[int, int, int] = (1, 1, 1),
         groups: int = 1,
@@ -109,18 +112,29 @@ class _PreConv(nn.Module):
 
 
 class _Unit(nn.Module):
-    """A multi-fiber unit: the multiplexer i1, i2 mixes the fibers, m1 and m2 run within them."""
+    """A multi-fiber unit: i1 and i2 (the multiplexer) mix the fibers, m1 and m2 run within them.
+
+    A stage's first unit, the one with a stride, changes width and resolution and mixes the fibers
+    in m2 as well.
+    """
 
     def __init__(
-        self, channels: int, width: int, groups: int, stride: tuple[int, int, int] | None = None
+        self,
+        channels: int,
+        width: int,
+        *,
+        groups: int,
+        stride: tuple[int, int, int] | None = None,
     ) -> None:
         super().__init__()
         self.conv_i1 = _PreConv(channels, width // 4)
         self.conv_i2 = _PreConv(width // 4, channels)
-        self.conv_m1 = _PreConv(channels, width, (3, 3, 3), stride or (1, 1, 1), groups)
+        self.conv_m1 = _PreConv(
+            channels, width, kernel=(3, 3, 3), stride=stride or (1, 1, 1), groups=groups
+        )
         if stride is None:
-            self.conv_m2 = _PreConv(width, width, (1, 3, 3), groups=groups)
-        else:  # a stage's first unit changes width and resolution, and mixes the fibers
+            self.conv_m2 = _PreConv(width, width, kernel=(1, 3, 3), groups=groups)
+        else:
             self.conv_m2 = _PreConv(width, width)
             self.conv_w1 = _PreConv(channels, width, stride=stride)
         self.first = stride is not None
@@ -132,9 +146,10 @@ class _Unit(nn.Module):
 
 
 def _stage(
-    channels: int, width: int, units: int, groups: int, stride: tuple[int, int, int]
+    channels: int, width: int, *, units: int, groups: int, stride: tuple[int, int, int]
 ) -> nn.Sequential:
-    blocks: OrderedDict[str, nn.Module] = OrderedDict(B01=_Unit(channels, width, groups, stride))
+    blocks: OrderedDict[str, nn.Module] = OrderedDict()
+    blocks["B01"] = _Unit(channels, width, groups=groups, stride=stride)
     for number in range(2, units + 1):
-        blocks[f"B{number:02d}"] = _Unit(width, width, groups)
+        blocks[f"B{number:02d}"] = _Unit(width, width, groups=groups)
     return nn.Sequential(blocks)

@@ -11,11 +11,13 @@ __all__ = ["SmallResNet"]
 
 
 class SmallResNet(nn.Module):
-    """A small residual network on pictures: (B, 3, H, W) to logits (B, classes), maps of a sixteenth of the size.
+    """A small residual network for pictures: (B, 3, H, W) to logits (B, classes).
+
+    Its last maps are (B, widths[-1], H / 16, W / 16).
 
     Args:
         classes: number of classes.
-        widths: channels of the stem and of the three stages.
+        widths: output channels of the stem and of the three stages.
         units: residual units in each stage.
     """
 
@@ -33,21 +35,17 @@ class SmallResNet(nn.Module):
             nn.ReLU(inplace=True),
         )
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        self.stages = nn.Sequential(
-            *(
-                nn.Sequential(
-                    _Residual(before, width, stride),
-                    *(_Residual(width, width) for _ in range(count - 1)),
-                )
-                for before, width, count, stride in zip(widths, widths[1:], units, (1, 2, 2))
-            )
-        )
+        self.stages = nn.Sequential()
+        for before, width, count, stride in zip(widths, widths[1:], units, (1, 2, 2)):
+            others = [_Residual(width, width) for _ in range(count - 1)]
+            self.stages.append(nn.Sequential(_Residual(before, width, stride), *others))
         self.globalpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(widths[-1], classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map pictures (B, 3, H, W) to logits (B, classes)."""
-        return self.classifier(self.globalpool(self.stages(self.maxpool(self.stem(x)))).flatten(1))
+        maps = self.stages(self.maxpool(self.stem(x)))
+        return self.classifier(self.globalpool(maps).flatten(1))
 
 
 class _Residual(nn.Module):

@@ -1,4 +1,4 @@
-"""The randomisation checks: what is randomised when, and what comes out where the answer is known."""
+"""The randomisation checks: what is randomised when, and results with a known answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from torch import nn
 import workbench as wb
 from workbench.metrics.agreement import rank_correlation, structural_similarity
 from workbench.saliency.tubes import upsample
-from workbench.studies.randomisation import cascading_randomisation
+from workbench.studies.randomisation import (
+    cascading_randomisation,
+    randomised,
+    reinitialised,
+)
 
 STAGES = ["classifier", "tail", "conv5", "conv4", "conv3", "conv2", "conv1"]
 
@@ -61,8 +65,89 @@ def test_the_first_stage_is_the_tube_of_a_shuffled_head(model, clip):
     assert rows["SSIM"].item() == pytest.approx(structural_similarity(original, tube), abs=1e-3)
 
 
+def test_shuffling_reaches_the_statistics_of_batch_norms(model):
+    shuffled = randomised(model, seed=3).module.state_dict()
+    statistics = [
+        (name, value) for name, value in model.module.state_dict().items() if "running_" in name
+    ]
+    assert len(statistics) > 20
+    for name, value in statistics:
+        assert not torch.equal(shuffled[name], value), name
+        torch.testing.assert_close(shuffled[name].sort().values, value.sort().values)
+
+
+class Normed(nn.Module):
+    """Three channels, normalised and added up; only the variances of the batch norm differ."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm3d(3)
+        self.norm.running_var.copy_(torch.tensor([1e-6, 1.0, 1.0]))  # the first channel counts
+        self.pooled = nn.AdaptiveAvgPool3d(1)
+        self.head = nn.Linear(3, 2)
+        nn.init.constant_(self.head.weight, 1.0)
+
+    def forward(self, x):
+        return self.head(self.pooled(self.norm(x)).flatten(1))
+
+
+def test_a_stage_shuffles_the_statistics_of_its_batch_norms():
+    model = wb.wrap_model(Normed().eval(), wb.InputSpec(frames=8), layer="norm")
+    frames = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
+    clip = wb.Clip(frames, 25.0)
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        # Weight and bias of the norm are drawn first; all their entries are alike.
+        order = [torch.randperm(3, generator=generator) for _ in range(4)][3]
+        counts = int(torch.tensor([1e-6, 1.0, 1.0])[order].argmin())
+        first, other = frames[..., 0], frames[..., counts]
+        (rows,) = cascading_randomisation(model, clip, 0, stages=["norm"], seed=seed).itertuples()
+        expected = rank_correlation(first.astype(float), other.astype(float))
+        assert rows[3] == pytest.approx(expected, abs=0.02)
+        assert (rows[3] > 0.9) == (counts == 0)
+
+
+def test_fresh_weights_are_initialised_and_their_batch_norms_fit_the_clips(model):
+    clips = [wb.samples.make_clip(label, seed=8).sample(16) for label in ("lift", "stir")]
+    before = copy.deepcopy(model.module.state_dict())
+    state = torch.random.get_rng_state()
+    fresh = reinitialised(model, clips, seed=1)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    for name, value in model.module.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+    # What enters each batch norm on those clips has the mean and variance that the norm expects.
+    off = []
+
+    def compare(norm, inputs):
+        (x,) = inputs
+        variance, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
+        scale = variance.clamp(min=norm.eps).sqrt()
+        off.append(float(((mean - norm.running_mean) / scale).abs().max()))
+        off.append(float((variance / norm.running_var.clamp(min=norm.eps)).log().abs().max()))
+
+    norms = [part for part in fresh.module.modules() if isinstance(part, nn.BatchNorm3d)]
+    hooks = [norm.register_forward_pre_hook(compare) for norm in norms]
+    frames = np.stack([model.input.view(clip).frames for clip in clips])
+    fresh.score(0)(frames)
+    for hook in hooks:
+        hook.remove()
+    assert len(off) >= 2 * len(norms) > 40
+    assert max(off) < 1e-2
+
+    weight = fresh.module.classifier.weight
+    bound = weight.shape[1] ** -0.5  # of nn.Linear's uniform initialisation
+    assert 0.9 * bound < weight.abs().max() <= bound
+    again, other = (reinitialised(model, clips, seed=seed) for seed in (1, 2))
+    assert torch.equal(again.module.classifier.weight, weight)
+    assert not torch.equal(other.module.classifier.weight, weight)
+    assert np.isfinite(wb.explain(fresh, clips[0]).tube("lift").volume).all()
+    with pytest.raises(ValueError, match="at least one"):
+        reinitialised(model, [])
+
+
 class Brightness(nn.Module):
-    """One map: what lies above `level`, for two classes of equal weight. No shuffling can change it."""
+    """One map: values above `level`, for two classes of equal weight. Shuffling changes nothing."""
 
     def __init__(self):
         super().__init__()

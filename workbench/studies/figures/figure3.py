@@ -1,0 +1,117 @@
+"""Figure 3: the tubes of several networks over one clip, and when each of them responds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from ...clips.clip import Clip
+from ...metrics.temporal import temporal_auc
+from ...saliency.tubes import Tube
+from .page import COLORS, GAP, LABEL, STYLE, WIDTH, Page, frame_size, heat_bar, picks, strip
+from .printed import Panel
+
+__all__ = ["comparison_figure"]
+
+ACTION = "#edae49"
+
+
+def comparison_figure(
+    clip: Clip, panels: Sequence[Panel], title: str = "", count: int = 8
+) -> Figure:
+    """Draw Fig. 3: a clip with its annotated action, tubes of several networks, their timelines.
+
+    Args:
+        clip: at the size to print, with an annotated action; its boxes, if it has any, are drawn in
+            the frames of its interval.
+        panels: for each network its name, the clip as it sees it, and the tube. A tube of other
+            frames than the clip's, the segments of a TSN, is shown by its frame nearest in time.
+        title: over the figure.
+        count: frames across, evenly spaced; the time axis below is aligned with them.
+
+    Raises:
+        ValueError: no annotated action, or a tube without times.
+    """
+    if clip.action is None:
+        raise ValueError(
+            "expected a clip with an annotated action: `surrounded` reads a data set's segment so"
+        )
+    row_clips = [clip, *(panel.clip for panel in panels)]
+    rows = [frame_size(row_clip, count)[1] + GAP for row_clip in row_clips]
+    chosen = picks(len(clip), count)
+    times = clip.times[chosen]
+    with matplotlib.style.context(STYLE):
+        page = Page(0.36 + sum(rows) + 1.68)
+        page.title(0.02, title)
+        axes = strip(page, 0.36, clip.frames[chosen], "frames, box\nannotated", times)
+        if clip.actions[0].boxes is not None:
+            _draw_action_boxes(axes, clip, chosen)
+        y = 0.36 + rows[0]
+        for panel, row in zip(panels, rows[1:]):
+            nearest = np.abs(_times(panel.tube)[None] - times[:, None]).argmin(1)
+            strip(page, y, panel.heat[nearest], panel.title)
+            y += row
+        heat_bar(page, 0.36 + rows[0], sum(rows[1:]) - GAP)
+        _draw_timeline(page, y + 0.1, clip, panels, chosen=chosen)
+    return page.figure
+
+
+def _draw_action_boxes(axes: Axes, clip: Clip, chosen: np.ndarray) -> None:
+    """Draw the boxes of the clip's first action over a strip of the frames `chosen`."""
+    height, width = clip.size
+    share = axes.get_xlim()[1] - len(chosen) + 1  # of a frame in its unit of x; the rest is gap
+    for number, box in enumerate(clip.action_boxes()[chosen]):
+        if not np.isfinite(box).all():
+            continue
+        x0, y0, x1, y1 = box / (width, height, width, height)
+        corner, across, down = (number + x0 * share, y0), (x1 - x0) * share, y1 - y0
+        for color, weight in (("black", 2.0), ("white", 1.0)):
+            outline = Rectangle(corner, across, down, fill=False, joinstyle="miter")
+            outline.set(edgecolor=color, linewidth=weight)
+            axes.add_patch(outline)
+
+
+def _draw_timeline(
+    page: Page, y: float, clip: Clip, panels: Sequence[Panel], *, chosen: np.ndarray
+) -> None:
+    """Plot each frame's maximum of the tubes over time, aligned with the strip above."""
+    # The middle of a frame in the strip is its time: that gives the seconds an inch.
+    width, _ = frame_size(clip, len(chosen))
+    begin, end = clip.times[chosen[[0, -1]]]
+    pace = (end - begin) / ((len(chosen) - 1) * (width + GAP))
+    first = begin - pace * width / 2
+    # Later frames of a tube extend the axis, as far as there is page.
+    last_of_tubes = [_times(panel.tube)[-1] + pace * 0.05 for panel in panels]
+    last = max([end + pace * width / 2, *last_of_tubes])
+    length = min((last - first) / pace, WIDTH - LABEL - 0.05)
+    axes = page.axes(LABEL, y, width=length, height=1.02)
+    action = clip.actions[0]
+    interval = (action.start, action.stop)
+    axes.axvspan(*interval, color=ACTION, alpha=0.35, lw=0, label=f"annotated: {action.label}")
+    for color, panel in zip(COLORS, panels):
+        name, auc = " ".join(panel.title.split()), temporal_auc(panel.tube, interval)
+        maxima = panel.tube.normalized.max((1, 2))
+        label = f"{name}: temporal AUC {auc:.2f}"
+        axes.plot(_times(panel.tube), maxima, "o-", color=color, ms=2.5, lw=1.1, label=label)
+    axes.set(xlim=(first, first + pace * length), ylim=(0, 1.05), yticks=(0, 0.5, 1))
+    axes.set_xlabel("time (s)")
+    axes.set_ylabel("maximum\nof each frame", labelpad=4)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(
+        loc="upper left",
+        bbox_to_anchor=(-0.02, -0.32),  # below the axis
+        ncols=1 + len(panels),
+        frameon=False,
+        handlelength=1.4,
+    )
+
+
+def _times(tube: Tube) -> np.ndarray:
+    if tube.times is None:
+        raise ValueError(f"expected a tube with times, got {tube!r}")
+    return tube.times
