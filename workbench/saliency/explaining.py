@@ -16,15 +16,8 @@ from ..models.outputs import as_logits
 from ..models.video_model import Pass, VideoModel, find_module
 from .class_weights import KINDS, GradientWeights, HeadWeights, RecordedGraph, join_calls
 from .explanation import Explanation
-from .layer_search import (
-    Choices,
-    LayerChoice,
-    choose_layers,
-    held_norm,
-    linear_head,
-    residual,
-    tolerance,
-)
+from .layer_search import Choices, LayerChoice, choose_layers, tolerance
+from .linear_heads import held_norm, linear_head, residual
 
 __all__ = ["explain", "explain_batch"]
 
@@ -198,7 +191,7 @@ def _head_weights(
             raise _OutdatedError
         head = held_norm(head, norm, means)
     missed = residual(means, head, logits)
-    if not missed <= tolerance(model):
+    if not missed <= tolerance(model, norm=choice.norm is not None):
         raise _OutdatedError
     widths = tuple(map(len, maps))
     return HeadWeights(head.weight.clone(), head.bias.clone(), missed, widths, choice.norm)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import combinations, islice
 from typing import Any, TypeAlias
@@ -21,40 +21,33 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..models.hooks import EVERY, Call
-from ..models.outputs import are_probabilities
 from ..models.video_model import Pass, VideoModel, find_module
 from .class_weights import join_calls
 from .layer_outputs import LayerOutput, Recorder
 from .layouts import Layout, rearrangements, without_lead
-from .place import PROVED, Response, disturbed, place_score
+from .linear_heads import (
+    Head,
+    before_activation,
+    head_parts,
+    heads_of,
+    held_norm,
+    linear_head,
+    norms_of,
+    residual,
+)
+from .place import PROVED, best_reading, respond
 
-__all__ = [
-    "Head",
-    "LayerChoice",
-    "Site",
-    "choose_layers",
-    "linear_head",
-    "proved_head",
-    "residual",
-    "tolerance",
-]
+__all__ = ["Choices", "LayerChoice", "Site", "choose_layers", "proved_head", "tolerance"]
 
 TOLERANCE = 1e-4  # of the largest logit: what the completeness test may miss by
+# Through a LayerNorm: tighter, because a mean of norms over frames is nearly a norm of the mean.
+NORM_TOLERANCE = 2e-6
 HALF_TOLERANCE = 0.01  # the same in half precision
 HALVES = (torch.float16, torch.bfloat16)
 COARSER = 8  # by this factor and more, a pooled map is no stand-in for the one before
 AT_ONCE = 24  # layers whose gradients one pass tries
 PLACES = 16  # layers whose place is tried at most
-NEAR = 0.05  # by less than this, a better score of another reading decides nothing
 TOUCHED = 0.1  # share of a map's voxels on which the logits have to depend
-
-
-@dataclass(frozen=True)
-class Head:
-    """A linear head: logits = weight @ features + bias."""
-
-    weight: torch.Tensor  # (N, C)
-    bias: torch.Tensor  # (N,)
 
 
 @dataclass(frozen=True)
@@ -153,51 +146,15 @@ def proved_head(model: VideoModel) -> str | None:
     return None
 
 
-def tolerance(model: VideoModel) -> float:
-    """Return what the completeness test may miss by, as a share of the largest logit."""
+def tolerance(model: VideoModel, *, norm: bool = False) -> float:
+    """Return what the completeness test may miss by, as a share of the largest logit.
+
+    `norm`: a LayerNorm stands between pooling and head.
+    """
     half = any(parameter.dtype in HALVES for parameter in model.network.parameters())
-    return HALF_TOLERANCE if half or model.precision is not None else TOLERANCE
-
-
-def linear_head(part: nn.Module) -> Head | None:
-    """Return weights and bias of a linear layer or 1×1(×1) convolution; None for another module."""
-    if isinstance(part, (nn.Conv2d, nn.Conv3d)):
-        if math.prod(part.kernel_size) != 1 or part.groups != 1:
-            return None
-        weight = part.weight.flatten(1)
-    elif isinstance(part, nn.Linear):
-        weight = part.weight
-    else:
-        return None
-    weight = weight.detach().float()
-    bias = weight.new_zeros(len(weight)) if part.bias is None else part.bias.detach().float()
-    return Head(weight, bias)
-
-
-def held_norm(head: Head, norm: nn.LayerNorm, mean: torch.Tensor) -> Head:
-    """Return a head that takes the pooled maps (C,) before a LayerNorm, whose σ is held fixed.
-
-    y = W (γ (m − mean(m)) / σ + β) + b is linear in m once this clip's σ is a constant: the weights
-    are (W diag γ)(I − 11ᵀ/C) / σ, the bias W β + b. This is the LayerNorm rule of AttnLRP
-    (Achtibat et al., ICML 2024).
-    """
-    sigma = (mean.var(unbiased=False) + norm.eps).sqrt()
-    gain = mean.new_ones(len(mean)) if norm.weight is None else norm.weight.detach().float()
-    shift = mean.new_zeros(len(mean)) if norm.bias is None else norm.bias.detach().float()
-    scaled = head.weight * gain
-    weight = (scaled - scaled.mean(1, keepdim=True)) / sigma
-    return Head(weight, head.weight @ shift + head.bias)
-
-
-def residual(means: torch.Tensor, head: Head, logits: torch.Tensor) -> float:
-    """Return how far Σ_j y_ij mean(a_j) + bias_i is from the logits.
-
-    `means` is (C,), `logits` (N,). The largest difference, as a share of the largest |logit|.
-    """
-    rebuilt = head.weight @ means + head.bias
-    miss = (rebuilt - logits).abs().max()
-    scale = logits.abs().max()
-    return float(miss / scale) if scale > 0 else float(miss)
+    if half or model.precision is not None:
+        return HALF_TOLERANCE
+    return NORM_TOLERANCE if norm else TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -236,15 +193,15 @@ class _Search:
         choices: Choices = {}
         for name, row in outputs.items():
             # The head gives logits; a softmax or sigmoid after it hides them in an earlier layer.
-            logits, source, independent = _before_activation(self.seen, row[0].float())
-            self.head_parts = _head_parts(self.model.network, len(logits))
+            logits, source, independent = before_activation(self.seen, row[0].float())
+            self.head_parts = head_parts(self.model.network, len(logits))
             # A layer that passes the completeness test is proved as a sum.
             choice = self._by_identity(name, logits, source)
             if choice is None or (self._guessed(choice) and choice.place is None):
                 # Otherwise, or if its voxels lie in no known order, the last layer with a map by
                 # which the logits have a gradient.
                 fallback = self._by_gradient(name, row[0], source)
-                if choice is None or (fallback is not None and fallback.place is not None):
+                if fallback is not None and (choice is None or fallback.place is not None):
                     choice = fallback
             if choice is not None:
                 choices[name] = replace(choice, independent=independent)
@@ -268,7 +225,7 @@ class _Search:
         ]
         network, classes = self.model.network, len(logits)
         # A head that was named may be another output's.
-        heads = _heads(network, self.model.head, classes) or _heads(network, None, classes)
+        heads = heads_of(network, self.model.head, classes) or heads_of(network, None, classes)
         allowed = tolerance(self.model)
         for name, head in reversed(heads.items()):
             if (logits - head.bias).abs().max() <= 10 * TOLERANCE * logits.abs().max():
@@ -278,8 +235,9 @@ class _Search:
             if sites:
                 return self._placed(LayerChoice(output, sites, name, source))
             # A LayerNorm may stand between pooling and head.
-            for norm_name, norm in _norms(network, head.weight.shape[1]).items():
-                site = _fitting_norm(candidates, head, norm, logits, allowed)
+            strict = tolerance(self.model, norm=True)
+            for norm_name, norm in norms_of(network, head.weight.shape[1]).items():
+                site = _fitting_norm(candidates, head, norm, logits, strict)
                 if site is not None:
                     return self._placed(LayerChoice(output, (site,), name, source, norm_name))
         return None
@@ -316,7 +274,9 @@ class _Search:
             )
             chosen = tuple(sites[:1])
         chosen = tuple(sorted(chosen, key=lambda site: site.layout.grid[0]))
-        return self._placed(LayerChoice(output, chosen, None, source)) if chosen else None
+        if not chosen:
+            return None
+        return self._placed(LayerChoice(output, chosen, None, source), free=True)
 
     def _last_in_place(
         self, sites: list[Site], output: str, row: torch.Tensor, source: Call | None
@@ -340,8 +300,8 @@ class _Search:
     def _joined_calls(self, choice: LayerChoice, source: Call | None) -> LayerChoice | None:
         """Return a choice of all calls of a layer, if they saw one stretch of time after the other.
 
-        Warns if a layer is called several times on other grounds, crops or flips for example: only
-        its last call is explained then.
+        Warns if a layer is called several times on other grounds, crops or flips for example. Only
+        one call is explained then: the first whose place is proved.
         """
         layer, number = choice.sites[0].call
         if number < 1:
@@ -361,10 +321,14 @@ class _Search:
                 return joined
         warnings.warn(
             f"layer {layer!r} is called {number + 1} times in one pass, not on one stretch of time "
-            "after the other (crops or flips?): only its last call is explained. Wrap the network "
-            "so that it sees the clip once",
+            "after the other (crops or flips?): only one call is explained. Wrap the network so "
+            "that it sees the clip once",
             stacklevel=8,
         )
+        for site in (*others, *choice.sites):
+            single = self._placed(replace(choice, sites=(site,)))
+            if single.place is not None:
+                return single
         return None
 
     def _placed(self, choice: LayerChoice, *, free: bool = False) -> LayerChoice:
@@ -377,14 +341,10 @@ class _Search:
             return choice
         sites, scores = [], []
         for site in choice.sites:
-            response = self._response(site.call)
-            readings = [site.layout, *self._other_readings(site, free)]
-            found = [place_score(response, layout) for layout in readings]
-            best = max(range(len(found)), key=lambda n: (found[n] == found[n], found[n]))
-            keep = found[0] >= PROVED and found[0] >= found[best] - NEAR
-            number = 0 if keep or not found[best] >= PROVED else best
-            sites.append(replace(site, layout=readings[number]))
-            scores.append(found[number])
+            response = respond(self._taken(site.call), self.x)
+            layout, score = best_reading(response, site.layout, self._other_readings(site, free))
+            sites.append(replace(site, layout=layout))
+            scores.append(score)
         score = min(scores)
         return replace(choice, sites=tuple(sites), place=score if score >= PROVED else None)
 
@@ -402,15 +362,14 @@ class _Search:
                 found += rearrangements(layout, seen.shape, clip)
         return found
 
-    def _response(self, call: Call) -> Response:
-        """Return what a layer gives for the clip, and with each half of it disturbed."""
-        plain = join_calls(self._pass([call]).taken[call])
-        halves: list[list[torch.Tensor]] = [[], [], []]
-        for axis, _, changed in disturbed(self.x):
+    def _taken(self, call: Call) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return a function from an input to what a layer gives for it."""
+
+        def take(x: torch.Tensor) -> torch.Tensor:
             self.bar.update()
-            halves[axis].append(join_calls(self.model.run(changed, [call]).taken[call]))
-        pairs = tuple((each[0], each[1]) if each else None for each in halves)
-        return Response(plain, pairs)
+            return join_calls(self.model.run(x, [call]).taken[call])
+
+        return take
 
     @staticmethod
     def _guessed(choice: LayerChoice) -> bool:
@@ -489,7 +448,7 @@ class _Search:
         return COARSER * math.prod(layout.grid) <= finest
 
     def _all_heads_are_zero(self, classes: int) -> bool:
-        heads = _heads(self.model.network, None, classes).values()
+        heads = heads_of(self.model.network, None, classes).values()
         return not any(bool(head.weight.any()) for head in heads)
 
     def _check_head(self, counts: list[int]) -> None:
@@ -531,44 +490,6 @@ def _weight_state(model: VideoModel) -> int:
     """Return a number that changes when weights are replaced or written to."""
     parameters = (each for each in model.network.parameters() if not each.is_inference())
     return hash(tuple((id(each), each._version) for each in parameters))
-
-
-def _before_activation(
-    seen: list[LayerOutput], row: torch.Tensor
-) -> tuple[torch.Tensor, Call | None, bool]:
-    """Return the logits (N,) behind an output, the layer that gave them, and whether by sigmoids.
-
-    The layer is None if it is the network's own output. If the output is probabilities, or their
-    logarithms, and no layer gave their logits, the logarithms serve as logits. A single logit is
-    always that of a sigmoid.
-    """
-    sigmoids = _before_sigmoid(seen, row)
-    if sigmoids is not None:
-        return *sigmoids, True
-    logarithms = not are_probabilities(row)
-    if len(row) == 1 or (logarithms and not are_probabilities(row.exp())):
-        return row, None, len(row) == 1
-    probabilities = row.exp() if logarithms else row
-    for each in reversed(seen):
-        if each.small is None or each.small.numel() != len(row):
-            continue
-        values = each.small.flatten().float()
-        same = torch.allclose(values.softmax(0), probabilities, atol=1e-6, rtol=1e-3)
-        if same and not torch.equal(values, row):
-            return values, each.call, False
-    return row if logarithms else row.clamp(min=1e-30).log(), None, False
-
-
-def _before_sigmoid(seen: list[LayerOutput], row: torch.Tensor) -> tuple[torch.Tensor, Call] | None:
-    """Return the logits (N,) whose sigmoid an output is, and the layer that gave them."""
-    if row.min() < 0 or row.max() > 1:
-        return None
-    for each in reversed(seen):
-        if each.small is not None and each.small.numel() == len(row):
-            values = each.small.flatten().float()
-            if torch.allclose(values.sigmoid(), row, atol=1e-6, rtol=1e-4):
-                return values, each.call
-    return None
 
 
 def _varies(site: Site, gradient: torch.Tensor) -> bool:
@@ -623,16 +544,6 @@ def _fitting_norm(
     return None
 
 
-def _norms(network: nn.Module, width: int) -> dict[str, nn.LayerNorm]:
-    """Return the LayerNorms over `width` features, the last one first."""
-    found = {
-        name: part
-        for name, part in network.named_modules()
-        if isinstance(part, nn.LayerNorm) and tuple(part.normalized_shape) == (width,)
-    }
-    return dict(reversed(found.items()))
-
-
 def _pairs(candidates: list[_Candidate], width: int) -> Iterator[tuple[_Candidate, _Candidate]]:
     """Yield pairs of layers, in both orders, that have `width` channels together."""
     for one, two in combinations(candidates, 2):
@@ -640,19 +551,3 @@ def _pairs(candidates: list[_Candidate], width: int) -> Iterator[tuple[_Candidat
         if len(one.mean) + len(two.mean) == width and lengths_differ:
             yield one, two
             yield two, one
-
-
-def _heads(network: nn.Module, name: str | None, classes: int) -> dict[str, Head]:
-    """Return every linear layer with `classes` outputs by dotted name, or only the one named."""
-    if name is not None:
-        parts = {name: find_module(network, name)}
-    else:
-        parts = dict(network.named_modules())
-    heads = {part_name: linear_head(part) for part_name, part in parts.items()}
-    return {n: head for n, head in heads.items() if head and len(head.weight) == classes}
-
-
-def _head_parts(network: nn.Module, classes: int) -> frozenset[str]:
-    """Return the names of the layers that are, or hold, a linear layer with `classes` outputs."""
-    paths = [name.split(".") for name in _heads(network, None, classes)]
-    return frozenset(".".join(path[:n]) for path in paths for n in range(1, len(path) + 1))

@@ -12,7 +12,7 @@ of its worst axis.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,8 @@ from .layouts import Layout
 
 __all__ = ["PROVED", "Response", "disturbed", "place_score"]
 
-PROVED = 0.8  # a layout with this score or more is the right one
+PROVED = 0.85  # a layout with this score or more is the right one
+NEAR = 0.05  # by less than this, a better score of another reading decides nothing
 AXES = (2, 3, 4)  # T, H, W of an input (N, C, T, H, W)
 
 
@@ -56,6 +57,36 @@ def disturbed(x: torch.Tensor) -> Iterator[tuple[int, int, torch.Tensor]]:
             changed = x.clone()
             changed[tuple(region)] = noise[tuple(region)]
             yield number, half, changed
+
+
+def respond(take: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> Response:
+    """Return what a layer gives for a clip, and with each half of it disturbed.
+
+    Args:
+        take: from an input (1, C, T, H, W) to the layer's output.
+        x: the clip's input.
+    """
+    halves: list[list[torch.Tensor]] = [[], [], []]
+    for axis, _, changed in disturbed(x):
+        halves[axis].append(take(changed))
+    pairs = tuple((each[0], each[1]) if each else None for each in halves)
+    return Response(take(x), pairs)
+
+
+def best_reading(
+    response: Response, layout: Layout, others: Sequence[Layout]
+) -> tuple[Layout, float]:
+    """Return the layout that places the changes best, and its score.
+
+    The first layout is kept unless another one is proved and clearly better.
+    """
+    score = place_score(response, layout)
+    scores = [place_score(response, other) for other in others]
+    for other, other_score in zip(others, scores):
+        kept = score >= PROVED and score >= other_score - NEAR
+        if other_score >= PROVED and not kept and not score >= other_score:
+            layout, score = other, other_score
+    return layout, score
 
 
 def place_score(response: Response, layout: Layout) -> float:

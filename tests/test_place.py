@@ -1,0 +1,370 @@
+"""The proof of place: time, height and width lie as the maps say, or the explanation says otherwise."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import workbench as wb
+from workbench.models.hooks import Call
+from workbench.saliency.layouts import Layout
+from workbench.saliency.place import PROVED, Response, disturbed, place_score
+
+SPEC = wb.InputSpec(frames=16, resize=(32, 48))
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def x():
+    return torch.rand(1, 3, 16, 32, 48)
+
+
+class Stem(nn.Module):
+    """Maps (N, 16, 8, 4, 6), and a linear head for whoever pools them."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv3d(3, 16, (2, 8, 8), (2, 8, 8))
+        self.fc = nn.Linear(16, 5)
+
+
+def explained(network, x, **options):
+    return wb.explain(wb.wrap_model(network.eval(), SPEC), x, **options)
+
+
+# The score
+
+
+def responses(network, x, layer):
+    """A layer's output, and that for each disturbed half."""
+    model = wb.wrap_model(network.eval(), SPEC)
+    call = Call(layer)
+    halves = [[], [], []]
+    for axis, _, changed in disturbed(x):
+        halves[axis].append(model.run(changed, [call]).taken[call][0])
+    plain = model.run(x, [call]).taken[call][0]
+    return Response(plain, tuple((first, last) for first, last in halves))
+
+
+class Pooled(Stem):
+    def forward(self, x):
+        return self.fc(self.stem(x).mean((2, 3, 4)))
+
+
+def test_the_right_order_scores_one_and_every_other_order_about_chance(x):
+    response = responses(Pooled(), x, "stem")
+    grid = {"t": 8, "h": 4, "w": 6}
+    for order in itertools.permutations("thw"):
+        # The output has its axes in the order t, h, w; name them in another one.
+        sizes = dict(zip(order, grid.values()))
+        layout = Layout(f"n c {' '.join(order)}", (sizes["t"], sizes["h"], sizes["w"]))
+        score = place_score(response, layout)
+        assert score == 1 if order == ("t", "h", "w") else score < PROVED
+
+
+def test_a_map_that_does_not_change_proves_nothing(x):
+    response = responses(Pooled(), x, "stem")
+    still = replace(response, halves=tuple((response.plain, response.plain) for _ in range(3)))
+    assert np.isnan(place_score(still, Layout("n c t h w", (8, 4, 6))))
+
+
+def test_an_axis_that_runs_backwards_scores_zero(x):
+    response = responses(Pooled(), x, "stem")
+    halves = tuple((first.flip(2), last.flip(2)) for first, last in response.halves)
+    backwards = Response(response.plain.flip(2), halves)
+    assert place_score(backwards, Layout("n c t h w", (8, 4, 6))) == 0
+
+
+# Silent failures that are found now
+
+
+class FramesThenTime(nn.Module):
+    """S1: a CNN for each frame, then a transformer over time."""
+
+    def __init__(self):
+        super().__init__()
+        self.cnn = nn.Conv2d(3, 32, 8, 8)
+        self.enc = nn.TransformerEncoderLayer(32, 4, 64, 0.0, batch_first=True)
+        self.fc = nn.Linear(32, 5)
+
+    def forward(self, x):
+        features = self.cnn(x.transpose(1, 2).flatten(0, 1)).relu().mean((2, 3))
+        return self.fc(self.enc(features.unflatten(0, (len(x), -1))).mean(1))
+
+
+def test_frames_in_a_row_are_not_laid_out_as_a_picture(x):
+    ex = explained(FramesThenTime(), x[..., :32])
+    assert (ex.layer, tuple(ex.activations.shape)) == ("cnn", (32, 16, 4, 4))
+    assert not ex.exact
+    assert ex.place >= PROVED
+    assert ex.how == "gradient weights, place proved"
+
+
+class Tokens(Stem):
+    """Three transformer blocks on tokens, with a class token before them."""
+
+    def __init__(self, lead=1):
+        super().__init__()
+        self.lead = lead
+        self.extra = nn.Parameter(torch.randn(1, lead, 16))
+        self.place = nn.Parameter(0.02 * torch.randn(1, 192, 16))
+        self.blocks = nn.Sequential(
+            *(
+                nn.TransformerEncoderLayer(16, 4, 32, 0.0, batch_first=True, norm_first=True)
+                for _ in range(3)
+            )
+        )
+        self.norm = nn.LayerNorm(16)
+
+    def tokens(self, x):
+        return self.stem(x).flatten(2).transpose(1, 2) + self.place
+
+
+class ClassToken(Tokens):
+    """S2: the head reads the class token alone."""
+
+    def forward(self, x):
+        tokens = torch.cat([self.extra, self.tokens(x)], 1)
+        return self.fc(self.norm(self.blocks(tokens))[:, 0])
+
+
+def test_a_layer_with_a_gradient_at_one_voxel_is_passed_over(x):
+    ex = explained(ClassToken(), x)
+    assert ex.layer == "blocks.2.norm1"
+    assert tuple(ex.activations.shape) == (16, 8, 4, 6)
+    weights = explained(ClassToken(), x, weights="layer").class_weights(1)
+    assert float((weights != 0).any(0).float().mean()) > 0.5
+    assert ex.place >= PROVED
+
+
+class Repeated(Stem):
+    """S3: the same layers see stretches of time, or the clip and its mirror image."""
+
+    def __init__(self, views):
+        super().__init__()
+        self.net = nn.Sequential(self.stem, nn.ReLU())
+        self.views = views
+
+    def forward(self, x):
+        logits = [self.fc(self.net(view).mean((2, 3, 4))) for view in self.views(x)]
+        return torch.stack(logits).mean(0)
+
+
+def test_stretches_of_time_are_joined(x):
+    network = Repeated(lambda x: x.chunk(4, 2))
+    ex = explained(network, x)
+    assert ex.exact
+    assert ex.place >= PROVED
+    with torch.no_grad():
+        whole = network.net(x)[0]  # a kernel of two frames sees no seam
+    torch.testing.assert_close(ex.activations, whole)
+    by_gradient = explained(network, x, weights="gradient")
+    for number in range(5):
+        a, b = ex.tube(number).map, by_gradient.tube(number).map
+        np.testing.assert_allclose(a, b, atol=1e-4 * np.ptp(a))
+
+
+def test_mirror_images_are_not_joined_and_one_call_is_named(x):
+    network = Repeated(lambda x: [x, x.flip(-1)])
+    with pytest.warns(UserWarning, match="'net' is called 2 times"):
+        ex = explained(network, x)
+    assert not ex.exact
+    assert ex.place >= PROVED
+    with torch.no_grad():
+        torch.testing.assert_close(ex.activations, network.net(x)[0])  # not that of the mirror
+
+
+class Sigmoids(Stem):
+    """S4: independent classes."""
+
+    def forward(self, x):
+        return torch.sigmoid(4 * self.fc(self.stem(x).relu().mean((2, 3, 4))))
+
+
+def test_sigmoids_keep_their_probabilities_and_have_a_tube(x):
+    class Layer(Sigmoids):
+        def __init__(self):
+            super().__init__()
+            self.last = nn.Sigmoid()
+
+        def forward(self, x):
+            return self.last(self.fc(self.stem(x).relu().mean((2, 3, 4))))
+
+    network = Layer()
+    nn.init.normal_(network.fc.bias, 0, 3)
+    ex = explained(network, x)
+    assert ex.exact
+    with torch.no_grad():
+        torch.testing.assert_close(ex.probabilities, network(x)[0])
+    assert np.ptp(ex.tube(int(ex.probabilities.argmax())).map) > 0
+
+
+class OneLogit(Stem):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(16, 1)
+
+    def forward(self, x):
+        return self.fc(self.stem(x).relu().mean((2, 3, 4)))
+
+
+def test_one_logit_is_that_of_a_sigmoid(x):
+    network = OneLogit()
+    ex = explained(network, x)
+    assert (ex.exact, len(ex.classes)) == (True, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(ex.probabilities, network(x)[0].sigmoid())
+
+
+class AttentionPooling(Stem):
+    """S5: tokens are averaged by a softmax over scores, and the head is not linear."""
+
+    def __init__(self):
+        super().__init__()
+        self.score = nn.Linear(16, 1)
+
+    def forward(self, x):
+        tokens = self.stem(x).flatten(2).transpose(1, 2)
+        mean = (self.score(tokens).softmax(1) * tokens).sum(1)
+        return self.fc(torch.tanh(mean))
+
+
+def test_attention_scores_are_not_explained(x):
+    ex = explained(AttentionPooling(), x)
+    assert (ex.layer, len(ex.activations)) == ("stem", 16)
+
+
+class TextEmbeddings(Stem):
+    """S6: logits are products of the clip's features with embeddings of 24 class texts."""
+
+    def __init__(self):
+        super().__init__()
+        self.text = nn.Embedding(24, 16)
+        self.mix = nn.LayerNorm(16)
+
+    def forward(self, x):
+        features = torch.tanh(self.stem(x).mean((2, 3, 4)))
+        texts = self.mix(self.text(torch.arange(24))[None])
+        return (texts * features[:, None]).sum(-1)
+
+
+def test_class_texts_are_not_taken_for_the_picture(x):
+    ex = explained(TextEmbeddings(), x)
+    assert (ex.layer, tuple(ex.activations.shape)) == ("stem", (16, 8, 4, 6))
+
+
+class SpaceFirst(Tokens):
+    """S7: tokens with space before time, as TimeSformer lists them."""
+
+    def forward(self, x):
+        return self.fc(self.norm(self.stem(x).permute(0, 3, 4, 2, 1).flatten(1, 3)).mean(1))
+
+
+class TailTokens(Tokens):
+    """S7: the class tokens at the end."""
+
+    def forward(self, x):
+        tokens = self.norm(torch.cat([self.tokens(x), self.extra], 1))
+        return self.fc(torch.tanh(tokens.mean(1)))
+
+
+class TimeLast(Stem):
+    """S7: (N, C, H, W, T) inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv3d(3, 16, (4, 8, 8), (4, 8, 8))
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        return self.fc(self.act(self.stem(x).permute(0, 1, 3, 4, 2)).mean((2, 3, 4)))
+
+
+@pytest.mark.parametrize("build", [SpaceFirst, TailTokens, TimeLast])
+def test_orders_that_the_shape_does_not_reveal_are_found(build):
+    x = torch.rand(1, 3, 16, 32, 32)
+    spec = wb.InputSpec(frames=16, resize=(32, 32))
+    network = build()
+    if build is not TimeLast:
+        network.stem = nn.Conv3d(3, 16, (4, 8, 8), (4, 8, 8))
+        network.place = nn.Parameter(torch.zeros(1, 64, 16))
+    ex = wb.explain(wb.wrap_model(network.eval(), spec), x)
+    assert ex.place >= PROVED
+    with torch.no_grad():
+        maps = network.stem(x)
+    # Where a voxel of the stem is disturbed, the explained map changes at that voxel.
+    for t, h, w in ((0, 1, 3), (2, 3, 0)):
+        changed = x.clone()
+        changed[:, :, 4 * t : 4 * t + 4, 8 * h : 8 * h + 8, 8 * w : 8 * w + 8] = 5
+        other = wb.explain(wb.wrap_model(network, spec, layer=ex.layer), changed)
+        moved = (other.activations - ex.activations).abs().sum(0)
+        assert moved.shape == maps.shape[2:]
+        assert np.unravel_index(int(moved.argmax()), moved.shape) == (t, h, w)
+
+
+def test_half_precision_does_not_accept_a_wrong_layer(x):
+    """S8: a layer whose means are 2 % off is not the one before the head."""
+
+    class TwoPercent(Stem):
+        def __init__(self):
+            super().__init__()
+            self.act = nn.ReLU()
+
+        def forward(self, x):
+            return self.fc(1.02 * self.act(self.stem(x)).mean((2, 3, 4)))
+
+    network = TwoPercent().bfloat16()
+    nn.init.zeros_(network.fc.bias)
+    assert not explained(network, x).exact
+
+
+# The cost, and what stays as it was
+
+
+def test_place_is_proved_once_and_can_be_left_out(x):
+    network = Pooled().eval()
+    model = wb.wrap_model(network, SPEC)
+    calls = []
+    network.register_forward_hook(lambda *_: calls.append(1))
+    without = wb.explain(model, x, place=False)
+    few = len(calls)
+    assert without.place is None
+    assert without.how.endswith("place unknown")
+    assert wb.explain(model, x).place == 1
+    assert len(calls) - few <= few + 8  # six halves, the clip itself, and a search
+    count = len(calls)
+    assert wb.explain(model, x).place == 1
+    assert len(calls) == count + 1
+
+
+def test_a_layer_norm_before_the_head_is_held_fixed(x):
+    class MeanThenNorm(Tokens):
+        def forward(self, x):
+            return self.fc(self.norm(self.blocks(self.tokens(x)).mean(1)))
+
+    network = MeanThenNorm()
+    nn.init.normal_(network.norm.weight, 1, 0.5)
+    nn.init.normal_(network.norm.bias)
+    ex = explained(network, x)
+    assert ex.exact
+    assert ex.residual < 1e-5
+    assert "LayerNorm held fixed" in ex.how
+    for number in range(5):
+        rebuilt = ex.tube(number).map.mean() + float(ex.bias[number])
+        assert rebuilt == pytest.approx(float(ex.logits[number]), abs=1e-4)
+    # The weights are the gradient by the mean with σ held, checked by hand.
+    mean = ex.activations.mean((1, 2, 3))
+    sigma = (mean.var(unbiased=False) + network.norm.eps).sqrt()
+    free = mean.clone().requires_grad_()
+    held = (free - free.mean()) / sigma * network.norm.weight + network.norm.bias
+    (gradient,) = torch.autograd.grad(network.fc(held)[2], free)
+    torch.testing.assert_close(ex.class_weights(2), gradient, rtol=1e-4, atol=1e-5)
