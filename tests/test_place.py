@@ -368,3 +368,33 @@ def test_a_layer_norm_before_the_head_is_held_fixed(x):
     held = (free - free.mean()) / sigma * network.norm.weight + network.norm.bias
     (gradient,) = torch.autograd.grad(network.fc(held)[2], free)
     torch.testing.assert_close(ex.class_weights(2), gradient, rtol=1e-4, atol=1e-5)
+
+
+class Counting(Stem):
+    """S11: writes a buffer in its forward pass, and drops features in eval mode too."""
+
+    def __init__(self, share=0.0):
+        super().__init__()
+        self.register_buffer("count", torch.zeros(1))
+        self.register_buffer("mean", torch.zeros(16))
+        self.share = share
+
+    def forward(self, x):
+        self.count += 1
+        features = self.stem(x).relu().mean((2, 3, 4))
+        self.mean = 0.9 * self.mean + 0.1 * features.detach()[0]
+        return self.fc(nn.functional.dropout(features, self.share))
+
+
+def test_buffers_that_a_network_writes_are_given_back(x):
+    network = Counting()
+    own = network.mean
+    explained(network, x).tube(1)
+    assert network.count == 0
+    assert network.mean is own
+    assert not network.mean.any()
+
+
+def test_dropout_in_eval_mode_is_mentioned(x):
+    with pytest.warns(UserWarning, match="another answer for the same clip"):
+        explained(Counting(0.5), x)

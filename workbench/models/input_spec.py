@@ -31,6 +31,7 @@ class InputSpec:
         pathways: for a network that takes a list of inputs, the frame step of each: (4, 1) for
             SlowFast.
         time_first: the network takes (1, T, 3, H, W).
+        keyword: name of the argument that takes the input; "": it is the only one.
     """
 
     frames: int = 16
@@ -42,6 +43,7 @@ class InputSpec:
     bgr: bool = False
     pathways: tuple[int, ...] = ()
     time_first: bool = False
+    keyword: str = ""
 
     def __post_init__(self) -> None:
         if self.frames < 1 or (self.stride is not None and self.stride < 1):

@@ -119,7 +119,7 @@ class VideoModel:
 
         It runs in eval mode, in `precision`, in the memory format that was measured to be the
         faster one for such inputs, and outside a user's own inference mode and autocast. Training
-        flags, hooks, memory format and the input are as before on every way out.
+        flags, buffers, hooks, memory format and the input are as before on every way out.
 
         Args:
             x: what `prepare` returns, or several of them concatenated.
@@ -143,6 +143,7 @@ class VideoModel:
         with (
             torch.inference_mode(False),
             _eval_mode(self.network),
+            _own_buffers(self.network),
             torch.autocast(x.device.type, self.precision, enabled=self.precision is not None),
             self._memory_format(called, x),
         ):
@@ -253,8 +254,9 @@ class VideoModel:
         floats = (each.dtype for each in network.parameters() if each.is_floating_point())
         # A network may write into its input, so it gets a copy.
         arranged = self.input.arrange(x.to(next(floats, x.dtype), copy=True))
+        keyword = self.input.keyword
         try:
-            return run(arranged)
+            return run(**{keyword: arranged}) if keyword else run(arranged)
         except UNSUITABLE as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -388,6 +390,24 @@ def _eval_mode(network: nn.Module) -> Iterator[None]:
     finally:
         for part, flag in flags:
             part.training = flag
+
+
+@contextmanager
+def _own_buffers(network: nn.Module) -> Iterator[None]:
+    """Give buffers that a network writes in its forward pass their values back."""
+    own = [
+        (part, name, buffer, buffer._version, buffer.clone())
+        for part in network.modules()
+        for name, buffer in part._buffers.items()
+        if buffer is not None and not buffer.is_inference()
+    ]
+    try:
+        yield
+    finally:
+        for part, name, buffer, version, value in own:
+            if buffer._version != version:
+                buffer.copy_(value)
+            part._buffers[name] = buffer
 
 
 def _names(classes: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from .checkpoints import class_count, load_strictly, read_checkpoint
+from .hub import hub_model
 from .input_spec import InputSpec
 from .networks.mfnet import MFNet3d
 from .networks.small_resnet import SmallResNet
@@ -72,9 +73,10 @@ def load_model(name: str, **options: Any) -> VideoModel:
     - `torchvision/r3d_18` and its siblings come with Kinetics-400 weights.
     - `tsn/resnet50`, or any other picture network of torchvision or (as `tsn/timm/<name>`) of timm,
       is a TSN with ImageNet weights or a published EPIC-Kitchens checkpoint.
+    - `hf/<id or folder>` is a video or image classifier of Hugging Face's `transformers`.
 
     The options depend on the model: see `mfnet3d` here, and `torchvision_model` and `tsn_model` in
-    `models.pretrained`.
+    `models.pretrained`, and `models.hub.hub_model`.
 
     Raises:
         KeyError: unknown name; the message lists the known ones.
@@ -86,6 +88,8 @@ def load_model(name: str, **options: Any) -> VideoModel:
         return torchvision_model(rest, **options)
     if rest and kind == "tsn":
         return tsn_model(rest, **options)
+    if rest and kind == "hf":
+        return hub_model(rest, **options)
     raise KeyError(
         f"no model {name!r}; there are {', '.join(MODELS)}. Your own network: wb.wrap_model"
     )
@@ -194,5 +198,8 @@ MODELS = {
     "tsn/<name>": Entry(tsn_model, "8 frames, spread over the clip", None, "torchvision, ImageNet"),
     "tsn/timm/<name>": Entry(
         tsn_model, "8 frames, spread over the clip", None, "timm, mostly ImageNet"
+    ),
+    "hf/<id or folder>": Entry(
+        hub_model, "by its configuration", None, "Hugging Face hub, or a folder on disk"
     ),
 }

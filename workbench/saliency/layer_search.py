@@ -188,6 +188,7 @@ class _Search:
         # One pass shows what every layer gives: shape, and the means of its maps.
         recorder = Recorder(self.model.network, tuple(self.x.shape[2:]))  # type: ignore[arg-type]
         outputs = self._pass(observe=recorder).outputs
+        self._check_repeatable(outputs)
         self.seen = recorder.outputs()
         self._check_head([row.shape[1] for row in outputs.values()])
         choices: Choices = {}
@@ -450,6 +451,17 @@ class _Search:
     def _all_heads_are_zero(self, classes: int) -> bool:
         heads = heads_of(self.model.network, None, classes).values()
         return not any(bool(head.weight.any()) for head in heads)
+
+    def _check_repeatable(self, outputs: dict[str, torch.Tensor]) -> None:
+        """Warn if a second pass on the same clip gives other outputs."""
+        for name, again in self._pass().outputs.items():
+            first = outputs[name]
+            if not torch.allclose(first, again, rtol=1e-2, atol=1e-2 * float(first.abs().max())):
+                warnings.warn(
+                    "the network gives another answer for the same clip each time (dropout that "
+                    "is active in eval mode?): its explanation is one of many",
+                    stacklevel=6,
+                )
 
     def _check_head(self, counts: list[int]) -> None:
         """Raise ValueError if the head that was named cannot be the head of any output."""
