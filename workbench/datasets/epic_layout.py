@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..clips.files import listed
+from ..clips.files import file_names as listed
 
 __all__ = ["annotation_folders", "expected_paths", "frame_rate", "locate"]
 

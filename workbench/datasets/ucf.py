@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..clips.clip import Clip
-from ..clips.files import listed
+from ..clips.files import file_names as listed
 from ..clips.reading import read_clip
 from .csv_files import data_root, folder_with
 from .table import Dataset

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from ..clips.clip import Action, Clip
-from ..clips.videos import video_info
+from ..clips.packets import video_info
 from ..clips.writing import save_video
 from ..datasets.epic import epic_kitchens
 from ..datasets.places import find_data
