@@ -162,10 +162,10 @@ def test_many_files_are_read_in_processes_of_their_own(ucf, monkeypatch):
     assert kinds(report) == {"unreadable": 1}
 
 
-def _crash_at_tai_chi(path: str, decode: bool) -> checks._Seen:
+def _crash_at_tai_chi(path: str, decode: bool) -> checks._File:
     if "TaiChi" in path:
         os._exit(7)
-    return checks._Seen(1, 25, "")
+    return checks._File(1, 25, "")
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from videos import picture, read_numbers, write_video
+from videos import read_numbers, textured, write_video
 
 from workbench.clips import decoding, packets
 from workbench.clips.clip import Action, Clip
@@ -285,16 +285,6 @@ def test_files_that_are_no_videos(tmp_path, content, suffix):
 
 
 # Damage ----------------------------------------------------------------------------------------------------
-
-
-def textured(count: int):
-    """Yield numbered pictures with enough detail that damage shows."""
-    rng = np.random.default_rng(0)
-    texture = rng.integers(0, 60, (64 + count, 256, 3))
-    for number in range(count):
-        yield np.clip(
-            picture(number, 64, 256) * 0.7 + texture[number : number + 64], 0, 255
-        ).astype(np.uint8)
 
 
 @pytest.fixture(scope="module", params=[".mp4", ".mkv", ".avi"])

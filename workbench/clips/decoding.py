@@ -14,14 +14,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch  # noqa: F401 - before decord: the other order can hang or crash (decord #251, #263, #293)
 
 from .errors import ClipError
-from .packets import FrameTable, opened
+from .packets import FrameTable, ffmpeg_errors, opened
 from .sampling import check_size
 
 __all__ = ["FewerFramesError", "read_frames"]
@@ -30,7 +29,6 @@ _STRICT = "crccheck+bitstream+buffer+explode"  # FFmpeg's checks; explode: an er
 # Messages after a seek into an open group of pictures of a sound file.
 _HARMLESS = ("mmco: unref short failure", "number of reference frames")
 _UNTHREADED = ("mpeg4", "mjpeg", "gif")  # decoders that threads do not speed up (measured)
-_LOG = Lock()  # FFmpeg has one log level for all threads
 _DECORD_TOLERANCE = 2  # of 255: rounding in the conversion of colours
 
 
@@ -77,8 +75,9 @@ def read_frames(
 
     Raises `ClipError` if they cannot be decoded, `FewerFramesError` if the video ends before them.
     """
-    if indices[-1] >= table.trusted:
-        raise table.damage(path, max(table.trusted, int(indices[0])))
+    suspect = indices[table.suspect[indices]]
+    if len(suspect):
+        raise table.damage(path, int(suspect[0]))
     pictures = _Pictures(path, indices)
     try:
         _decode_quickly(pictures, table)
@@ -89,7 +88,11 @@ def read_frames(
 
 
 def _decode_quickly(pictures: _Pictures, table: FrameTable) -> None:
-    """Decode with threads. Raises `_DoubtError` at any sign of damage."""
+    """Decode with threads.
+
+    Raises `_DoubtError` at any sign of damage, `FewerFramesError` if the file has fewer frames than
+    its table.
+    """
     import av
 
     try:
@@ -106,7 +109,7 @@ def _decode_quickly(pictures: _Pictures, table: FrameTable) -> None:
 def _take_quickly(
     pictures: _Pictures, table: FrameTable, run: np.ndarray, container: Any, stream: Any
 ) -> None:
-    """Store the frames of a run. Raises `_DoubtError` at any sign of damage."""
+    """Store the frames of a run. Raises as `_decode_quickly`."""
     wanted = deque(run.tolist())
     begin = int(table.keys[_group(table, run[0])])
     before = -1
@@ -125,6 +128,9 @@ def _take_quickly(
                 pictures.put(wanted.popleft(), frame)
             if not wanted:
                 return
+    # Without threads every error shows: the listing counts packets that hold no frame.
+    if table.counted and before >= 0 and stream.codec_context.name in _UNTHREADED:
+        raise FewerFramesError(before + 1)
     raise _DoubtError
 
 
@@ -134,25 +140,14 @@ def _decode_carefully(pictures: _Pictures, table: FrameTable) -> None:
     Raises ClipError at the first wanted frame that is damaged, `FewerFramesError` if the file has
     fewer frames than its table.
     """
-    from av import logging
-
     path = pictures.path
     for run in _runs(pictures.indices, table):
         # A new container for each run: after damage, FFmpeg keeps wrong times.
-        with opened(path) as (container, stream), _LOG:
+        with opened(path) as (container, stream), ffmpeg_errors() as errors:
             stream.codec_context.thread_type = "NONE"
             stream.codec_context.thread_count = 1
-            level = logging.get_level()
-            skips = logging.get_skip_repeated()
-            logging.set_level(logging.ERROR)
-            logging.set_skip_repeated(False)
-            try:
-                with logging.Capture() as complaints:
-                    frames = _frames(container, stream, table, run[0], complaints)
-                    _take(pictures, table, run, _judged(table, frames))
-            finally:
-                logging.set_level(level)
-                logging.set_skip_repeated(skips)
+            frames = _frames(container, stream, table, run[0], errors)
+            _take(pictures, table, run, _judged(table, frames))
 
 
 def _runs(indices: np.ndarray, table: FrameTable) -> list[np.ndarray]:
@@ -219,17 +214,17 @@ def _judged(table: FrameTable, frames: Iterator[Any]) -> Iterator[tuple[int, Any
 
 
 def _frames(
-    container: Any, stream: Any, table: FrameTable, index: int, complaints: list[Any]
+    container: Any, stream: Any, table: FrameTable, index: int, errors: list[Any]
 ) -> Iterator[tuple[Any, bool]]:
-    """Yield decoded frames and whether FFmpeg complained of them; (None, True) for an error."""
+    """Yield decoded frames and whether FFmpeg logged an error about them; (None, True) for an error."""
     import av
 
-    blamed: set[int | None] = set()  # times of packets with complaints
+    blamed: set[int | None] = set()  # times of packets with errors
     if table.packets is not None:
         packets = _renumbered(container.demux(stream), table.packets)
     else:
         packets = _packets_from(container, stream, table, index)
-    complaints.clear()
+    errors.clear()
     begin = None
     try:
         for packet in packets:
@@ -246,7 +241,7 @@ def _frames(
                 stream.codec_context.flush_buffers()
             # Frames shown before the first key frame may need frames from before it.
             leading = not table.counted and None not in (begin, packet.pts) and packet.pts < begin
-            serious = [text for _, _, text in complaints if not text.startswith(_HARMLESS)]
+            serious = [text for _, _, text in errors if not text.startswith(_HARMLESS)]
             complained = bool(serious) and not failed and not leading
             if complained:
                 blamed.add(packet.pts)
@@ -258,7 +253,7 @@ def _frames(
                 yield frame, unknown or frame.pts in blamed
             if failed or (complained and table.counted and not frames):
                 yield None, True
-            complaints.clear()
+            errors.clear()
     except av.FFmpegError:  # the file was cut off
         yield None, True
 

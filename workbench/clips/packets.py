@@ -13,17 +13,26 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .errors import ClipError
 
-__all__ = ["FrameTable", "VideoInfo", "check_file", "frame_table", "opened", "video_info"]
+__all__ = [
+    "FrameTable",
+    "VideoInfo",
+    "check_file",
+    "ffmpeg_errors",
+    "frame_table",
+    "opened",
+    "video_info",
+]
 
 _REMEDY = "Check that it is a complete video file; ffprobe tells more."
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat")  # FFmpeg would follow them to other files, without end
-_AVI_CHUNK_HEADER = 8  # bytes between the position in an AVI's index and that of the packet
+_LOG = Lock()  # FFmpeg has one log level for all threads
 
 
 @dataclass(frozen=True)
@@ -56,8 +65,7 @@ class FrameTable:
         size: height and width in the header.
         keys: (K,) numbers of the frames that decoding can start from.
         counted: no presentation times are stored, so only counting from the first frame is exact.
-        trusted: how many frames are certain to be at their listed times; fewer than N in an AVI
-            file whose chunks and index disagree.
+        suspect: (N,) bool, frames that damage of the container may have changed or moved.
         cut: what is missing if the file was cut off, else an empty text.
         packets: (P, 2) int64, position in bytes and tick of each packet in the order of decoding;
             None unless an index that may contradict the packets (AVI) leads to them.
@@ -70,7 +78,7 @@ class FrameTable:
     size: tuple[int, int]
     keys: np.ndarray
     counted: bool
-    trusted: int
+    suspect: np.ndarray
     cut: str
     packets: np.ndarray | None
 
@@ -86,7 +94,13 @@ class FrameTable:
     def first(self, count: int) -> FrameTable:
         """Return the table of the first `count` frames."""
         stop = float(self.times[count]) if count < self.count else self.stop
-        return replace(self, ticks=self.ticks[:count], times=self.times[:count], stop=stop)
+        return replace(
+            self,
+            ticks=self.ticks[:count],
+            times=self.times[:count],
+            suspect=self.suspect[:count],
+            stop=stop,
+        )
 
     def number(self, tick: int | None, before: int) -> int:
         """Return the number of the frame shown at a tick, or -1; `before` is the frame before it."""
@@ -195,49 +209,77 @@ def frame_table(path: Path) -> FrameTable:
     return _list_frames(path.absolute(), status.st_size, status.st_mtime_ns)
 
 
+@contextmanager
+def ffmpeg_errors() -> Iterator[list[tuple[int, str, str]]]:
+    """Collect what FFmpeg logs as errors in this thread: (level, part of FFmpeg, text)."""
+    from av import logging
+
+    with _LOG:
+        level = logging.get_level()
+        skips = logging.get_skip_repeated()
+        logging.set_level(logging.ERROR)
+        logging.set_skip_repeated(False)
+        try:
+            with logging.Capture() as messages:
+                yield messages
+        finally:
+            logging.set_level(level)
+            logging.set_skip_repeated(skips)
+
+
+class _Packet(NamedTuple):
+    pts: int | None
+    dts: int | None
+    duration: int
+    key: bool
+    hidden: bool
+    position: int
+    size: int
+    suspect: bool
+
+
 # Segments of one long video are often read in a row. The table of an hour takes 4 MB.
 @lru_cache(maxsize=16)
 def _list_frames(path: Path, _size: int, _modified: int) -> FrameTable:
     with opened(path) as (container, stream):
         avi = container.format.name == "avi"
-        # The index of the file, before reading: FFmpeg adds what it meets.
-        index = np.array(
-            [entry.pos for entry in getattr(stream, "index_entries", ()) if avi], dtype=np.int64
-        )
-        packets = list(_packets(container, stream))
+        packets = _packets(container, stream)
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         unit = stream.time_base
         origin = round(Fraction(container.start_time or 0, 1_000_000) / unit)
         declared = stream.frames
         size = (stream.codec_context.height, stream.codec_context.width)
         reorders = bool(stream.codec_context.has_b_frames)
+        chunk = f"{stream.index:02d}d".encode()
     if not packets:
         raise ClipError(f"{path}: the file holds no frames. Get it again, or leave it out.")
-    pts, dts, durations, is_key, hidden, positions = (list(column) for column in zip(*packets))
 
     # AVI stores no presentation times: libavformat makes up its pts.
-    stored = not avi and None not in pts
-    ticks = pts if stored else dts
+    stored = not avi and all(packet.pts is not None for packet in packets)
+    times_given = [packet.pts if stored else packet.dts for packet in packets]
+    durations = [packet.duration for packet in packets]
     # A stream without a container has no times at all: count its packets.
-    bare = None in ticks
+    bare = None in times_given
     if bare:
-        ticks = list(range(len(packets)))
+        times_given = list(range(len(packets)))
         durations = [1] * len(packets)
         unit = 1 / rate
         origin = 0
-    ticks = np.array(ticks, dtype=np.int64)
+    ticks = np.array(times_given, dtype=np.int64)
 
     # Frames shown before the first key frame cannot be decoded; edit lists hide others.
-    key_packets = np.array(is_key)
-    key_packets[0] |= not key_packets.any()
-    keys = ticks[key_packets]
-    shown = np.sort(ticks[~np.array(hidden) & (ticks >= keys[0])])
+    is_key = np.array([packet.key for packet in packets])
+    is_key[0] |= not is_key.any()
+    keys = ticks[is_key]
+    hidden = np.array([packet.hidden for packet in packets])
+    shown = np.flatnonzero(~hidden & (ticks >= keys[0]))
+    shown = shown[np.argsort(ticks[shown], kind="stable")]
     if not len(shown):
         raise ClipError(
             f"{path}: its edit list hides all {len(packets)} frames. Re-encode it without: "
             f"ffmpeg -ignore_editlist 1 -i {path.name} repaired.mp4"
         )
-    times = (shown - origin) * unit.numerator / unit.denominator
+    times = (ticks[shown] - origin) * unit.numerator / unit.denominator
 
     # The header's rate is the rounder one, if it is right.
     span = times[-1] - times[0]
@@ -245,47 +287,83 @@ def _list_frames(path: Path, _size: int, _modified: int) -> FrameTable:
     fps = float(rate) if abs(mean / rate - 1) < 0.01 else float(mean)
     last = durations[int(ticks.argmax())] * float(unit) or 1 / mean
 
+    suspect = np.array([packet.suspect for packet in packets])
+    if avi and len(packets) != declared:
+        suspect[_listed_in_index(path, packets, chunk) :] = True
+
     counted = not stored and (bare or reorders)
-    starts = np.unique(np.searchsorted(shown, keys).clip(max=len(shown) - 1))
+    starts = np.unique(np.searchsorted(ticks[shown], keys).clip(max=len(shown) - 1))
+    positions = np.array([packet.position for packet in packets], dtype=np.int64)
     cut = f"{declared} frames, the file holds {len(packets)}"
     return FrameTable(
-        ticks=shown,
+        ticks=ticks[shown],
         times=times,
         stop=float(times[-1] + last),
         fps=fps,
         size=size,
         keys=np.array([0]) if counted else starts,
         counted=counted,
-        trusted=_trusted(index, positions, declared),
+        suspect=suspect[shown],
         cut=cut if len(packets) < 0.95 * declared else "",
         packets=np.stack([positions, ticks], axis=1) if avi else None,
     )
 
 
-def _packets(
-    container: Any, stream: Any
-) -> Iterator[tuple[int | None, int | None, int, bool, bool, int]]:
-    """Yield pts, dts, duration, whether key, whether hidden, position; in the order of decoding."""
+def _packets(container: Any, stream: Any) -> list[_Packet]:
+    """Return a video's packets in the order of decoding.
+
+    Damage of the container makes packets suspect up to the next key frame: FFmpeg logs an error
+    when it had to skip data after a packet (Matroska), or marks a packet that lacks a part
+    (MPEG-TS).
+    """
     import av
 
-    with suppress(av.FFmpegError):  # the file was cut off: what came before can be read
+    packets = []
+    damaged = False
+    # An error means that the file was cut off: what came before can be read.
+    with ffmpeg_errors() as errors, suppress(av.FFmpegError):
         for packet in container.demux(stream):
-            if packet.size:
-                position = -1 if packet.pos is None else packet.pos
-                duration = packet.duration or 0
-                key = packet.is_keyframe
-                yield packet.pts, packet.dts, duration, key, packet.is_discard, position
+            if not packet.size:
+                continue
+            if errors:
+                damaged = True
+                packets[-1:] = [before._replace(suspect=True) for before in packets[-1:]]
+            errors.clear()
+            damaged = packet.is_corrupt or (damaged and not packet.is_keyframe)
+            packets.append(
+                _Packet(
+                    pts=packet.pts,
+                    dts=packet.dts,
+                    duration=packet.duration or 0,
+                    key=packet.is_keyframe,
+                    hidden=packet.is_discard,
+                    position=-1 if packet.pos is None else packet.pos,
+                    size=packet.size,
+                    suspect=damaged,
+                )
+            )
+    return packets
 
 
-def _trusted(index: np.ndarray, positions: list[int], declared: int) -> int:
-    """Return how many packets of an AVI file are certain to be where they belong.
+def _listed_in_index(path: Path, packets: list[_Packet], chunk: bytes) -> int:
+    """Return how many packets of an AVI file, from the first, agree with its index.
 
-    AVI frames have no times but their count. If as many chunks are found as the header declares,
-    none was lost. Otherwise chunks are trusted up to the first one that the index has elsewhere.
+    AVI frames have no times but their count. If their number is not what the header declares, some
+    were lost or doubled, and the sizes in the index show where. `chunk` is how the names of the
+    video's chunks begin. A file that was cut off has no index: then nothing before the cut is lost.
     """
-    count = len(positions)
-    if count == declared or not len(index):
-        return count
-    both = min(count, len(index))
-    same = index[:both] + _AVI_CHUNK_HEADER == np.array(positions[:both])
-    return count if same.all() else int(same.argmin())
+    with path.open("rb") as file:
+        file.seek(max(0, packets[-1].position))
+        tail = file.read()
+    begin = tail.find(b"idx1")
+    if begin < 0:
+        return len(packets)
+    # The index: entries of name, flags, position and size, after its own name and size.
+    entries = tail[begin + 8 :]
+    table = np.frombuffer(entries[: len(entries) // 16 * 16], dtype="S4, <u4, <u4, <u4")
+    sizes = table["f3"][np.char.startswith(table["f0"], chunk) & (table["f3"] > 0)]
+    both = min(len(packets), len(sizes))
+    same = sizes[:both] == np.array([packet.size for packet in packets[:both]])
+    if same.all():
+        return len(packets) if len(sizes) == len(packets) else both
+    return int(same.argmin())
