@@ -37,7 +37,9 @@ KINDS = {  # name: suffix, how it is written
 }
 DECORD_EXACT = ["mp4", "mp4, variable rate", "mkv", "mkv, variable rate", "avi"]
 
-needs_decord = pytest.mark.skipif(decoding._import_decord() is None, reason="decord has no wheel here")
+needs_decord = pytest.mark.skipif(
+    decoding._import_decord() is None, reason="decord has no wheel here"
+)
 
 
 @pytest.fixture(scope="module")

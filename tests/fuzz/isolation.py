@@ -86,7 +86,10 @@ def _work(pipe: Any, judge: Judge, cases: Sequence[tuple[str, Any]]) -> None:
 
 def table(rows: Sequence[Row]) -> str:
     """Return the rows as a Markdown table: fuzzer, outcome, how many, the slowest, peak memory."""
-    lines = ["| fuzzer | outcome | cases | slowest (s) | peak memory (MB) |", "|---|---|---|---|---|"]
+    lines = [
+        "| fuzzer | outcome | cases | slowest (s) | peak memory (MB) |",
+        "|---|---|---|---|---|",
+    ]
     for fuzzer in dict.fromkeys(row.fuzzer for row in rows):
         own = [row for row in rows if row.fuzzer == fuzzer]
         for outcome in sorted({row.outcome for row in own}):

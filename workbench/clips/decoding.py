@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch  # noqa: F401 - before decord: the other order can hang or crash (decord #251, #263, #293)
+import torch  # noqa: F401 - before decord, which can hang or crash otherwise (decord #251, #263)
 
 from .errors import ClipError
 from .packets import FrameTable, ffmpeg_errors, opened
@@ -84,7 +84,9 @@ def read_frames(
     except _DoubtError:
         _decode_carefully(pictures, table)
     assert pictures.array is not None
-    return pictures.array if backend != "decord" else _read_decord(pictures)
+    if backend != "decord":
+        return pictures.array
+    return _read_decord(path, indices, pictures.array)
 
 
 def _decode_quickly(pictures: _Pictures, table: FrameTable) -> None:
@@ -216,7 +218,7 @@ def _judged(table: FrameTable, frames: Iterator[Any]) -> Iterator[tuple[int, Any
 def _frames(
     container: Any, stream: Any, table: FrameTable, index: int, errors: list[Any]
 ) -> Iterator[tuple[Any, bool]]:
-    """Yield decoded frames and whether FFmpeg logged an error about them; (None, True) for an error."""
+    """Yield decoded frames and whether FFmpeg logged an error about them; (None, True): none."""
     import av
 
     blamed: set[int | None] = set()  # times of packets with errors
@@ -307,28 +309,27 @@ def _import_decord() -> Any:
     return decord
 
 
-def _read_decord(expected: _Pictures) -> np.ndarray:
+def _read_decord(path: Path, indices: np.ndarray, expected: np.ndarray) -> np.ndarray:
     """Return the pictures as decord decodes them. Raises `ClipError` if PyAV's differ."""
     decord = _import_decord()
-    path = expected.path
     if decord is None:
         raise ClipError(
             f"{path}: decord is not installed. Install decord or decord2, or leave backend at None."
         )
     try:
         reader = decord.VideoReader(str(path.absolute()), num_threads=1)
-        if len(reader) <= expected.indices[-1]:
+        if len(reader) <= indices[-1]:
             raise ClipError(
                 f"{path}: decord finds only {len(reader)} frames. Leave backend at None."
             )
-        batch = reader.get_batch(expected.indices.tolist())
+        batch = reader.get_batch(indices.tolist())
         # Otherwise it goes on decoding in the background, into memory (decord #197, #208).
         reader.seek(0)
     except (decord.DECORDError, RuntimeError, UnicodeEncodeError) as error:
         raise ClipError(f"{path}: decord cannot read it. Leave backend at None.") from error
     # The user may have set a bridge, so that decord gives tensors.
     pictures = batch.asnumpy() if hasattr(batch, "asnumpy") else batch.cpu().numpy()
-    for index, picture, reference in zip(expected.indices, pictures, expected.array):
+    for index, picture, reference in zip(indices, pictures, expected):
         same = picture.shape == reference.shape
         if not same or np.abs(picture.astype(np.int16) - reference).max() > _DECORD_TOLERANCE:
             raise ClipError(

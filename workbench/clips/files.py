@@ -22,7 +22,7 @@ _swept: set[Path] = set()  # folders that this process has cleared of orphans
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path to write to; on success it becomes `path`, on any failure it is removed.
+    """Yield a temporary path to write to; it becomes `path`, or is removed after an error.
 
     The temporary file lies beside `path` and has its suffix. It reaches the disk before it is
     renamed, so that a power cut leaves the old file or the new one. Missing folders are made. The

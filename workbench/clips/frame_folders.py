@@ -190,8 +190,8 @@ def frame_index(path: Path) -> FrameIndex:
 def _list_frames(path: Path, size: int, _modified: int) -> FrameIndex:
     if path.is_dir():
         matches = map(_NAME.search, file_names(path))
-        numbers = [int(match[1]) for match in matches if match and int(match[1])]
-        return FrameIndex(path, np.sort(np.array(numbers, dtype=np.int64)))
+        found = [int(match[1]) for match in matches if match and int(match[1])]
+        return FrameIndex(path, np.sort(np.array(found, dtype=np.int64)))
     rows = []
     whole = False
     for name, offset, length in _tar_members(path, size):

@@ -103,7 +103,7 @@ class FrameTable:
         )
 
     def number(self, tick: int | None, before: int) -> int:
-        """Return the number of the frame shown at a tick, or -1; `before` is the frame before it."""
+        """Return the number of the frame shown at a tick, or -1; `before` is the one before."""
         if tick is None:
             return -1
         # Two consecutive frames can have the same time.
@@ -318,7 +318,7 @@ def _packets(container: Any, stream: Any) -> list[_Packet]:
     """
     import av
 
-    packets = []
+    packets: list[_Packet] = []
     damaged = False
     # An error means that the file was cut off: what came before can be read.
     with ffmpeg_errors() as errors, suppress(av.FFmpegError):

@@ -1,4 +1,4 @@
-"""Whether data sets on a disk are complete: annotations, files, and segments within their videos."""
+"""Whether data sets on a disk are complete: annotations, files, segments within their videos."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class _File(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """A part of a data set: how to load it, and the published `duration` and `fps` of its videos."""
+    """A part of a data set: how to load it, and its videos' published `duration` and `fps`."""
 
     title: str
     load: Callable[[], Dataset]
@@ -309,9 +309,10 @@ def _judge(
     for source, (end, rate) in sources.items():
         # Annotations round: one frame's length is forgiven, as it is when clips are read.
         beyond = index[(end > 0) & (index["stop"] > end + 1 / rate)]
-        for name, row in beyond.iterrows():
-            what = f"ends at {row['stop']:.2f} s, its video {row['path']} at {end[name]:.2f} s"
-            yield _Problem("outside", str(name), f"{what} by {source}")
+        ends = end[beyond.index]
+        for name, stop, path, last in zip(beyond.index, beyond["stop"], beyond["path"], ends):
+            what = f"ends at {stop:.2f} s, its video {path} at {last:.2f} s by {source}"
+            yield _Problem("outside", str(name), what)
 
 
 def _inspect_all(

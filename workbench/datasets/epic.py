@@ -272,9 +272,7 @@ class _Reader:
             )
         else:
             rate = frame_rate(video)
-            clip = read_frames_clip(
-                path, rate, frames, stride, start, stop, label=label, name=name
-            )
+            clip = read_frames_clip(path, rate, frames, stride, start, stop, label=label, name=name)
         boxes = None
         if self.boxes is not None:
             boxes = boxes_on(clip, self.boxes, video, int(row["noun_class"]))

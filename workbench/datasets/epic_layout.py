@@ -1,4 +1,4 @@
-"""Where the videos, frames and annotations of EPIC-Kitchens lie, in the layouts of both releases."""
+"""Where videos, frames and annotations of EPIC-Kitchens lie, in the layouts of both releases."""
 
 from __future__ import annotations
 

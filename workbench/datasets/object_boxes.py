@@ -1,4 +1,4 @@
-"""Object boxes of EPIC-Kitchens-55 (`EPIC_train_object_labels.csv`), in time and in a clip's pixels."""
+"""Object boxes of EPIC-Kitchens-55 (`EPIC_train_object_labels.csv`), in a clip's frames."""
 
 from __future__ import annotations
 
