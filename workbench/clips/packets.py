@@ -106,9 +106,8 @@ class FrameTable:
         """Return the number of the frame shown at a tick, or -1; `before` is the one before."""
         if tick is None:
             return -1
-        # Two consecutive frames can have the same time.
-        repeated = 0 <= before < self.count - 1 and self.ticks[before] == self.ticks[before + 1]
-        if repeated and self.ticks[before] == tick:
+        # Nearly always it is the next one; this also tells frames with the same time apart.
+        if 0 <= before < self.count - 1 and self.ticks[before + 1] == tick:
             return before + 1
         place = int(np.searchsorted(self.ticks, tick))
         return place if place < self.count and self.ticks[place] == tick else -1

@@ -73,7 +73,7 @@ def integers(path: Path, table: pd.DataFrame, column: str) -> pd.Series:
     text = table[column]
     wrong = ~text.str.fullmatch(r"\d{1,18}(\.0*)?").fillna(False).astype(bool)
     _refuse(path, text, wrong, "a whole number, 0 or more")
-    return text.str.partition(".")[0].astype(np.int64)
+    return text.str.replace(r"\..*", "", regex=True).astype(np.int64)
 
 
 def numbers(path: Path, table: pd.DataFrame, column: str) -> pd.Series:
