@@ -30,7 +30,7 @@ $(shell [ ! -e $(READY) ] || { [ "$$(cat $(READY))" = "$$(pwd -P)" ] && [ -x $(P
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lab test quick lint notebooks figures bench samples pins clean
+.PHONY: help demo lab test quick lint notebooks figures bench fuzz samples pins clean
 
 help: ## list the commands
 	@echo "make …"
@@ -66,6 +66,9 @@ figures: $(READY) ## rebuild the paper's figures, into results/figures
 
 bench: $(READY_TEST) ## run the benchmarks
 	$(PY) $(BENCH) $(ARGS)
+
+fuzz: $(READY_TEST) ## damage thousands of files, read them, and count what comes (ARGS="--seed 1")
+	$(PY) -m tests.fuzz $(ARGS)
 
 samples: $(READY) ## build data/samples anew
 	$(PY) $(SAMPLES) $(ARGS)

@@ -349,6 +349,22 @@ def test_an_id_may_not_lead_out_of_the_data_set(tmp_path, column, value):
         wb.epic_kitchens(tmp_path)
 
 
+def test_rows_longer_than_the_header_are_refused_with_the_file(tmp_path):
+    annotate(tmp_path, [segment(0, 1, 2)])
+    path = tmp_path / "EPIC_100_validation.csv"
+    header, row = path.read_text().splitlines()
+    path.write_text(f"{header}\nextra,{row}\n")
+    with pytest.raises(ValueError, match=r"EPIC_100_validation\.csv cannot be read as CSV: rows"):
+        wb.epic_kitchens(tmp_path)
+
+
+def test_a_table_without_rows_is_a_data_set_without_segments(tmp_path):
+    annotate(tmp_path, [segment(0, 1, 2)])
+    path = tmp_path / "EPIC_100_validation.csv"
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    assert len(wb.epic_kitchens(tmp_path)) == 0
+
+
 def test_a_byte_order_mark_is_no_part_of_a_list(tmp_path):
     root = make_ucf(tmp_path, videos=False)
     for path in (root / "ucfTrainTestlist").iterdir():

@@ -66,12 +66,12 @@ def damage(path: Path, rng: np.random.Generator) -> str:
         cells = lines[row].split("," if path.suffix == ".csv" else " ")
         cells[int(rng.integers(len(cells)))] = str(rng.choice(CELLS))
         lines[row] = ",".join(cells)
-        path.write_text("\n".join(lines), encoding="latin-1", errors="replace")
+        path.write_text("\n".join(lines), encoding="utf-8")
     elif how == "line":
         lines = data.decode("latin-1").splitlines()
         row = int(rng.integers(len(lines)))
         lines[row:row] = [lines[int(rng.integers(len(lines)))]] if rng.random() < 0.5 else ['"x,,']
-        path.write_text("\n".join(lines), encoding="latin-1", errors="replace")
+        path.write_text("\n".join(lines), encoding="utf-8")
     elif how == "bytes":
         damaged = bytearray(data)
         for place in rng.integers(len(damaged), size=int(rng.choice([1, 5, 30]))):

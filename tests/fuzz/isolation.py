@@ -73,6 +73,9 @@ def run_cases(
 
 
 def _work(pipe: Any, judge: Judge, cases: Sequence[tuple[str, Any]]) -> None:
+    import workbench
+
+    workbench.read_clip  # noqa: B018 - loads torch, which takes seconds
     pipe.send("ready")
     for _, case in cases:
         begin = time.perf_counter()

@@ -20,7 +20,7 @@ import numpy as np
 import torch  # noqa: F401 - before decord, which can hang or crash otherwise (decord #251, #263)
 
 from .errors import ClipError
-from .packets import FrameTable, ffmpeg_errors, opened
+from .packets import FrameTable, demuxed, ffmpeg_errors, opened
 from .sampling import check_size
 
 __all__ = ["FewerFramesError", "read_frames"]
@@ -122,8 +122,7 @@ def _take_quickly(
             if number < begin:
                 continue
             # Threads swallow errors: then a frame is missing.
-            skipped = before >= 0 and number != before + 1
-            if frame.is_corrupt or skipped or number > wanted[0]:
+            if frame.is_corrupt or table.lost(before, number) or number > wanted[0]:
                 raise _DoubtError
             before = number
             if number == wanted[0]:
@@ -193,13 +192,16 @@ def _judged(table: FrameTable, frames: Iterator[Any]) -> Iterator[tuple[int, Any
     from av.video.frame import PictureType
 
     number = -1
+    last = -1  # the last frame that is shown
     damaged = False
     held: list[tuple[int, Any, bool]] = []
     for frame, complaint in chain(frames, [(None, False)]):
         failed = frame is None and complaint
         if frame is not None:
             number = number + 1 if table.counted else table.number(frame.pts, number)
-            held.append((number, frame, complaint or frame.is_corrupt))
+            lost = table.lost(last, number) and not frame.key_frame
+            last = max(last, number)
+            held.append((number, frame, complaint or lost or frame.is_corrupt))
             # B frames refer to the frame after them: hold them back until that one is known.
             if frame.pict_type == PictureType.B:
                 continue
@@ -223,7 +225,7 @@ def _frames(
 
     blamed: set[int | None] = set()  # times of packets with errors
     if table.packets is not None:
-        packets = _renumbered(container.demux(stream), table.packets)
+        packets = _renumbered(demuxed(container, stream), table.packets)
     else:
         packets = _packets_from(container, stream, table, index)
     errors.clear()
@@ -263,14 +265,14 @@ def _frames(
 def _packets_from(container: Any, stream: Any, table: FrameTable, index: int) -> Iterator[Any]:
     """Return the packets from a key frame at or before a frame; all of them if no seek works."""
     if table.counted:
-        return container.demux(stream)
+        return demuxed(container, stream)
     group = _group(table, index)
     # A seek can land too late (MPEG-TS has no index): then seek to an earlier key frame.
     for back in (0, 1, 4, group):
         target = max(0, group - back)
         tick = int(table.ticks[table.keys[target]]) if target else min(0, int(table.ticks[0]))
         container.seek(tick, stream=stream)
-        packets = container.demux(stream)
+        packets = demuxed(container, stream)
         first = next((packet for packet in packets if packet.is_keyframe), None)
         if first is None:
             continue

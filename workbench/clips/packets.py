@@ -24,6 +24,7 @@ __all__ = [
     "FrameTable",
     "VideoInfo",
     "check_file",
+    "demuxed",
     "ffmpeg_errors",
     "frame_table",
     "opened",
@@ -32,6 +33,8 @@ __all__ = [
 
 _REMEDY = "Check that it is a complete video file; ffprobe tells more."
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat")  # FFmpeg would follow them to other files, without end
+_EMPTY = 8  # bytes of the largest packet without a picture (MPEG-4's "not coded")
+_INVALID_DATA = 1094995529  # FFmpeg's AVERROR_INVALIDDATA
 _LOG = Lock()  # FFmpeg has one log level for all threads
 
 
@@ -66,6 +69,7 @@ class FrameTable:
         keys: (K,) numbers of the frames that decoding can start from.
         counted: no presentation times are stored, so only counting from the first frame is exact.
         suspect: (N,) bool, frames that damage of the container may have changed or moved.
+        empty: (N,) bool, packets too small for a picture: the one before is shown for longer.
         cut: what is missing if the file was cut off, else an empty text.
         packets: (P, 2) int64, position in bytes and tick of each packet in the order of decoding;
             None unless an index that may contradict the packets (AVI) leads to them.
@@ -79,6 +83,7 @@ class FrameTable:
     keys: np.ndarray
     counted: bool
     suspect: np.ndarray
+    empty: np.ndarray
     cut: str
     packets: np.ndarray | None
 
@@ -99,6 +104,7 @@ class FrameTable:
             ticks=self.ticks[:count],
             times=self.times[:count],
             suspect=self.suspect[:count],
+            empty=self.empty[:count],
             stop=stop,
         )
 
@@ -111,6 +117,10 @@ class FrameTable:
             return before + 1
         place = int(np.searchsorted(self.ticks, tick))
         return place if place < self.count and self.ticks[place] == tick else -1
+
+    def lost(self, before: int, number: int) -> bool:
+        """Return whether decoding `number` right after `before` means that a frame was lost."""
+        return before >= 0 and not self.empty[before + 1 : number].all()
 
     def damage(self, path: Path, index: int) -> ClipError:
         """Return the error of a frame that cannot be decoded."""
@@ -226,6 +236,17 @@ def ffmpeg_errors() -> Iterator[list[tuple[int, str, str]]]:
             logging.set_skip_repeated(skips)
 
 
+def demuxed(container: Any, stream: Any) -> Iterator[Any]:
+    """Yield the packets of a stream from where the container stands."""
+    import av
+
+    try:
+        yield from container.demux(stream)
+    except IndexError as error:
+        # PyAV fails on a stream that was not there when the file was opened.
+        raise av.InvalidDataError(_INVALID_DATA, "a new stream begins") from error
+
+
 class _Packet(NamedTuple):
     pts: int | None
     dts: int | None
@@ -303,6 +324,7 @@ def _list_frames(path: Path, _size: int, _modified: int) -> FrameTable:
         keys=np.array([0]) if counted else starts,
         counted=counted,
         suspect=suspect[shown],
+        empty=np.array([packet.size <= _EMPTY for packet in packets])[shown],
         cut=cut if len(packets) < 0.95 * declared else "",
         packets=np.stack([positions, ticks], axis=1) if avi else None,
     )
@@ -321,7 +343,7 @@ def _packets(container: Any, stream: Any) -> list[_Packet]:
     damaged = False
     # An error means that the file was cut off: what came before can be read.
     with ffmpeg_errors() as errors, suppress(av.FFmpegError):
-        for packet in container.demux(stream):
+        for packet in demuxed(container, stream):
             if not packet.size:
                 continue
             if errors:

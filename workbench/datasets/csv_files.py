@@ -59,6 +59,9 @@ def read_table(path: Path, columns: Sequence[str], remedy: str = _OFFICIAL) -> p
         lacking = [column for column in columns if column not in header]
         if not lacking:
             table = pd.read_csv(path, usecols=list(columns), dtype=str)[list(columns)]
+            # pandas takes the first column for an index if rows are longer than the header.
+            if not isinstance(table.index, pd.RangeIndex):
+                raise ValueError("rows have more cells than the header")
             table.index = table.index + 2
             return table
     # pandas' parser errors are ValueErrors.
