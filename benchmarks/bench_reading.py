@@ -59,10 +59,8 @@ def plain_pyav(path: Path, indices: np.ndarray) -> np.ndarray:
         rate = float(stream.average_rate)
         if indices[0] > 250:
             container.seek(int(indices[0] / rate / stream.time_base), stream=stream)
-        count = 0
-        for frame in container.decode(stream):
+        for count, frame in enumerate(container.decode(stream)):
             number = round(frame.time * rate) if indices[0] > 250 else count
-            count += 1
             if number in wanted:
                 pictures.append(frame.to_ndarray(format="rgb24"))
             if number >= indices[-1]:

@@ -43,9 +43,14 @@ def test_a_file_appears_whole_with_its_suffix_on_the_way(tmp_path):
 def test_after_an_error_the_old_file_stays_and_nothing_else(tmp_path, error):
     path = tmp_path / "result.csv"
     path.write_text("old")
-    with pytest.raises(error), whole_file(str(path)) as temporary:
-        temporary.write_text("new")
-        raise error
+
+    def interrupted():
+        with whole_file(str(path)) as temporary:
+            temporary.write_text("new")
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["result.csv"]
 

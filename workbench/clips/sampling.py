@@ -30,11 +30,19 @@ class Timeline(Protocol):
     """The frames of a video in time: their number, the end in seconds, and the mean rate."""
 
     @property
-    def count(self) -> int: ...  # noqa: D102
+    def count(self) -> int:
+        """Number of frames."""
+        ...
+
     @property
-    def stop(self) -> float: ...  # noqa: D102
+    def stop(self) -> float:
+        """End of the last frame in seconds."""
+        ...
+
     @property
-    def fps(self) -> float: ...  # noqa: D102
+    def fps(self) -> float:
+        """Mean frame rate."""
+        ...
 
     def first_from(self, seconds: float) -> int:
         """Return the number of the first frame at or after a time."""
