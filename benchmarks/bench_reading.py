@@ -1,11 +1,11 @@
-"""What reading a clip costs, beside plain PyAV, plain decord and torchcodec; and whether it is right.
+"""What reading a clip costs, beside plain PyAV, decord and torchcodec; and whether it is right.
 
     python benchmarks/bench_reading.py [--real FOLDER] [--hours 1]
 
 The plain readers do what a user would write: open the file, take 16 frames by number. Every picture
 of the synthetic videos shows its number, so frames that are wrong are counted. For real videos
-(--real), the reference is PyAV from the first frame. Times are the best of several, page cache warm,
-the readers in turn; "first" is the first read of a file, before its frames are listed.
+(--real), the reference is PyAV from the first frame. Times are the best of several, page cache
+warm, the readers in turn; "first" is the first read of a file, before its frames are listed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import workbench as wb
 from workbench.clips import packets
 from workbench.clips.decoding import _import_decord
 
-REPEATS = 9
+REPEATS = 6
 FPS = 25
 Reader = Callable[[Path, np.ndarray], np.ndarray]
 

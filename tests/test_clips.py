@@ -1,4 +1,4 @@
-"""Clips: the frames asked for are the frames given, whatever the container; damage is told, not passed on."""
+"""Clips: the frames asked for are the frames given, in any container; damage is reported."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def video(videos) -> Path:
     return videos("mp4")
 
 
-# What is read ----------------------------------------------------------------------------------------------
+# What is read -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("backend", [None, "pyav"])
@@ -157,7 +157,7 @@ def test_time_begins_with_the_file(tmp_path):
     assert read_clip(late).times[0] == 0
 
 
-# Which frames are taken ------------------------------------------------------------------------------------
+# Which frames are taken -------------------------------------------------------------------------
 
 
 def test_spread_evenly_as_the_authors_do(video):
@@ -212,7 +212,7 @@ def test_frame_indices_by_hand():
     assert frame_indices(0, 7, 4, 2).tolist() == [0, 2, 4, 6]
 
 
-# What is refused -------------------------------------------------------------------------------------------
+# What is refused --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_files_that_are_no_videos(tmp_path, content, suffix):
             read(path)
 
 
-# Damage ----------------------------------------------------------------------------------------------------
+# Damage -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=[".mp4", ".mkv", ".avi"])
@@ -372,7 +372,7 @@ def test_the_damaged_real_video(clips_folder, backend):
     assert read_clip(path, stop=2.0, backend=backend).times[-1] == pytest.approx(1.9)
 
 
-# Real videos -----------------------------------------------------------------------------------------------
+# Real videos ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -399,7 +399,7 @@ def test_video_info(videos, video):
     assert video_info(videos("mkv")).duration == pytest.approx(3.6)
 
 
-# Cost ------------------------------------------------------------------------------------------------------
+# Cost -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("backend", [None, "pyav"])
@@ -461,7 +461,7 @@ def test_memory_does_not_grow_over_500_reads(tmp_path, backend):
     assert done.returncode == 0, done.stderr
 
 
-# Clips in memory -------------------------------------------------------------------------------------------
+# Clips in memory --------------------------------------------------------------------------------
 
 
 def made(**fields) -> Clip:

@@ -1,4 +1,4 @@
-"""Files that are damaged, huge, or no videos: the answer is right, or a clear error names the file."""
+"""Files that are damaged, huge, or no videos: the answer is right, or an error names the file."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ DOCUMENTED = (ValueError, KeyError, FileNotFoundError, NotADirectoryError)
 
 @cache
 def sound() -> Path:
-    """Return a folder with both data sets: a video, a folder and a tar of frames; lists and tables."""
+    """Return a folder with both data sets: videos, a folder and a tar of frames, lists, tables."""
     root = Path(tempfile.mkdtemp())
     make_ucf(root / "ucf101")
     kitchens = root / "epic-kitchens"
