@@ -79,9 +79,12 @@ def read_frames(
     if len(suspect):
         raise table.damage(path, int(suspect[0]))
     pictures = _Pictures(path, indices)
+    doubtful = False
     try:
         _decode_quickly(pictures, table)
     except _DoubtError:
+        doubtful = True  # outside of `except`, which would keep the first decoder alive
+    if doubtful:
         _decode_carefully(pictures, table)
     assert pictures.array is not None
     if backend != "decord":
@@ -102,8 +105,14 @@ def _decode_quickly(pictures: _Pictures, table: FrameTable) -> None:
             codec = stream.codec_context
             codec.thread_type = "NONE" if codec.name in _UNTHREADED else "AUTO"
             codec.options = {"err_detect": _STRICT}
-            for run in _runs(pictures.indices, table):
-                _take_quickly(pictures, table, run, container, stream)
+            try:
+                for run in _runs(pictures.indices, table):
+                    _take_quickly(pictures, table, run, container, stream)
+            finally:
+                # Wait for the decoder's threads now: if they log an error later, while Python
+                # listens and waits for them, neither goes on.
+                if codec.is_open:
+                    codec.flush_buffers()
     except av.FFmpegError as error:
         raise _DoubtError from error
 
