@@ -29,7 +29,7 @@ $(shell [ ! -e $(READY) ] || { [ "$$(cat $(READY))" = "$$(pwd -P)" ] && [ -x $(P
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lab test quick lint notebooks figures bench samples pins clean
+.PHONY: help demo lab test quick lint notebooks figures bench fuzz samples pins clean
 
 help: ## list the commands
 	@echo "make …"
@@ -65,6 +65,9 @@ figures: $(READY) ## rebuild the paper's figures, into results/figures
 
 bench: $(READY_TEST) ## run the benchmarks
 	$(PY) -m benchmarks $(ARGS)
+
+fuzz: $(READY_TEST) ## damage thousands of files, read them, and count what comes (ARGS="--seed 1")
+	$(PY) -m tests.fuzz $(ARGS)
 
 samples: $(READY) ## build data/samples anew
 	$(PY) -m workbench make-samples

@@ -1,90 +1,203 @@
-"""What reading a clip costs: decord against PyAV, an hour's end against its start, memory over 500 reads.
+"""What reading a clip costs, beside plain PyAV, decord and torchcodec; and whether it is right.
 
-    python benchmarks/bench_reading.py [folder with videos]
+    python benchmarks/bench_reading.py [--real FOLDER] [--hours 1]
 
-With no folder, on synthetic videos alone. Times are the best of several, page cache warm.
+The plain readers do what a user would write: open the file, take 16 frames by number. Every picture
+of the synthetic videos shows its number, so frames that are wrong are counted. For real videos
+(--real), the reference is PyAV from the first frame. Times are the best of several, page cache
+warm, the readers in turn; "first" is the first read of a file, before its frames are listed.
 """
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
-import psutil
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from videos import read_numbers, write_video
+import torch  # noqa: F401 - before decord
+from videos import picture, read_numbers, write_video
 
-from workbench.clips import videos
-from workbench.clips.reading import read_clip
-from workbench.clips.videos import ClipError
+import workbench as wb
+from workbench.clips import packets
+from workbench.clips.decoding import _import_decord
 
-HOUR = 3600
-
-
-def milliseconds(path: Path, repeats: int = 5, **request: Any) -> float:
-    """Return the best time of a few reads, in milliseconds."""
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        read_clip(path, **request)
-        times.append(time.perf_counter() - begin)
-    return 1e3 * min(times)
+REPEATS = 6
+FPS = 25
+Reader = Callable[[Path, np.ndarray], np.ndarray]
 
 
-def hour(folder: Path, suffix: str) -> None:
-    """Print what 16 frames cost at the start and at the end of one hour, first read and later ones."""
-    path = write_video(folder / f"hour{suffix}", HOUR * 25, gop=250)
-    for backend in ("decord", "pyav"):
-        costs = {}
-        for where, start in (("start", 0.0), ("end", HOUR - 10.0)):
-            videos._list_frames.cache_clear()
-            first = milliseconds(path, 1, start=start, stop=start + 10, backend=backend)
-            later = milliseconds(path, start=start, stop=start + 10, backend=backend)
-            costs[where] = first, later
-            clip = read_clip(path, start=start, stop=start + 10, backend=backend)
-            assert (read_numbers(clip.frames) == clip.indices % 2**16).all()
-        ratios = [end / begin for begin, end in zip(costs["start"], costs["end"])]
-        print(f"one hour {suffix} {backend:6}: ", end="")
-        print(f"start {costs['start'][0]:.0f} ms, then {costs['start'][1]:.0f} ms; ", end="")
-        print(f"end {costs['end'][0]:.0f} ms, then {costs['end'][1]:.0f} ms; ratios ", end="")
-        print(", ".join(f"{ratio:.2f}" for ratio in ratios))
+def workbench(path: Path, indices: np.ndarray) -> np.ndarray:
+    return _workbench(path, indices, None)
 
 
-def memory(path: Path, reads: int = 500) -> None:
-    """Print by how much the process grows over many reads."""
-    process = psutil.Process()
-    for backend in ("decord", "pyav"):
-        for _ in range(20):
-            read_clip(path, backend=backend)
-        before = process.memory_info().rss
-        for _ in range(reads):
-            read_clip(path, backend=backend)
-        grown = (process.memory_info().rss - before) / 2**20
-        print(f"{reads} reads of {path.name} with {backend}: {grown:+.1f} MB")
+def workbench_decord(path: Path, indices: np.ndarray) -> np.ndarray:
+    return _workbench(path, indices, "decord")
 
 
-def compare(path: Path) -> None:
-    """Print the time of 16 frames spread over a video, for both decoders."""
-    for backend in (None, "decord", "pyav"):
+def _workbench(path: Path, indices: np.ndarray, backend: str | None) -> np.ndarray:
+    times = packets.frame_table(path).times
+    start, stop = times[indices[0]], times[indices[-1]] + 0.5 / FPS
+    return wb.read_clip(path, len(indices), start=start, stop=stop, backend=backend).frames
+
+
+def plain_pyav(path: Path, indices: np.ndarray) -> np.ndarray:
+    import av
+
+    wanted = set(indices.tolist())
+    pictures = []
+    with av.open(str(path), metadata_errors="ignore") as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        rate = float(stream.average_rate)
+        if indices[0] > 250:
+            container.seek(int(indices[0] / rate / stream.time_base), stream=stream)
+        for count, frame in enumerate(container.decode(stream)):
+            number = round(frame.time * rate) if indices[0] > 250 else count
+            if number in wanted:
+                pictures.append(frame.to_ndarray(format="rgb24"))
+            if number >= indices[-1]:
+                break
+    return np.stack(pictures)
+
+
+def plain_decord(path: Path, indices: np.ndarray) -> np.ndarray:
+    reader = _import_decord().VideoReader(str(path))
+    return reader.get_batch(indices.tolist()).asnumpy()
+
+
+def plain_torchcodec(path: Path, indices: np.ndarray) -> np.ndarray:
+    from torchcodec.decoders import VideoDecoder
+
+    decoder = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=0)
+    return decoder.get_frames_at(indices.tolist()).data.numpy()
+
+
+def readers() -> dict[str, Reader]:
+    found: dict[str, Reader] = {"workbench": workbench, "PyAV": plain_pyav}
+    if _import_decord() is not None:
+        found |= {"decord": plain_decord, "workbench, decord": workbench_decord}
+    try:
+        import torchcodec  # noqa: F401
+
+        found["torchcodec"] = plain_torchcodec
+    except (ImportError, OSError, RuntimeError):
+        print("torchcodec is not installed here")
+    return found
+
+
+def compare(
+    title: str,
+    path: Path,
+    indices: np.ndarray,
+    exact: Callable[[np.ndarray], np.ndarray],
+    chosen: dict[str, Reader],
+) -> None:
+    """Print time and share of exact frames of each reader; `exact` judges pictures."""
+    times: dict[str, list[float]] = {name: [] for name in chosen}
+    shares: dict[str, str] = {}
+    first: dict[str, float] = {}
+    for repeat in range(REPEATS):
+        for name, read in chosen.items():
+            if repeat == 0:
+                packets._list_frames.cache_clear()
+            begin = time.perf_counter()
+            try:
+                pictures = read(path, indices)
+            except Exception as error:
+                shares[name] = f"refused: {type(error).__name__}"
+                continue
+            spent = 1000 * (time.perf_counter() - begin)
+            first.setdefault(name, spent)
+            if repeat:
+                times[name].append(spent)
+            right = exact(pictures) if len(pictures) == len(indices) else np.zeros(1)
+            shares[name] = f"{right.mean():.0%}"
+    fastest = min((min(t) for n, t in times.items() if t and shares[n] == "100%"), default=np.nan)
+    for name, values in times.items():
+        if not values:
+            print(f"| {title} | {name} | – | – | – | {shares[name]} |")
+            continue
+        best = min(values)
+        row = f"{first[name]:.1f} | {best:.1f} | {best / fastest:.2f} | {shares[name]}"
+        print(f"| {title} | {name} | {row} |", flush=True)
+
+
+def numbered(indices: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda pictures: read_numbers(pictures) == indices % 2**16
+
+
+def scenes(count: int, height: int, width: int) -> Iterable[np.ndarray]:
+    """Numbered pictures with texture that moves, so that they cost what real ones do."""
+    texture = np.random.default_rng(0).integers(0, 70, (height + 64, width + 64, 3), np.uint8)
+    for number in range(count):
+        moved = texture[number % 64 :][:height, 2 * number % 64 :][:, :width]
+        yield (picture(number, height, width) * 0.7).astype(np.uint8) + moved
+
+
+def synthetic(folder: Path, hours: float, chosen: dict[str, Reader]) -> None:
+    avi = {"codec": "mpeg4", "gop": 12}
+    cases = [
+        ("UCF-101-like AVI, 320×240", ".avi", 180, (240, 320), {**avi, "b_frames": 0}),
+        ("the same with B frames", ".avi", 180, (240, 320), {**avi, "b_frames": 2}),
+        ("EPIC-like MP4, 456×256", ".mp4", 300, (256, 456), {}),
+        ("1080p MP4", ".mp4", 150, (1080, 1920), {}),
+    ]
+    for number, (title, suffix, count, size, how) in enumerate(cases):
+        path = write_video(folder / f"{number}{suffix}", scenes(count, *size), **how)
+        indices = np.linspace(0, count - 1, 16).astype(int)
+        compare(title, path, indices, numbered(indices), chosen)
+    for suffix, how in ((".mp4", {}), (".avi", {"codec": "mpeg4", "b_frames": 0})):
+        count = round(hours * 3600 * FPS)
+        path = write_video(folder / f"hour{suffix}", count, gop=50, **how)
+        for where, first in (("start", 0), ("end", count - 10 * FPS)):
+            indices = np.linspace(first, first + 10 * FPS - 1, 16).astype(int)
+            title = f"{hours:g} h {suffix}, {where}"
+            compare(title, path, indices, numbered(indices), chosen)
+
+
+def real(folder: Path, chosen: dict[str, Reader]) -> None:
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in (".avi", ".mp4", ".mkv"):
+            continue
         try:
-            cost = f"{milliseconds(path, backend=backend):.0f} ms"
-        except ClipError as error:
-            cost = f"refused ({error})"
-        print(f"16 frames of {path.name} with {backend or 'automatic choice'}: {cost}")
+            everything = wb.read_clip(path, frames=None)
+        except wb.ClipError as error:
+            print(f"left out: {error}")
+            continue
+        indices = np.linspace(0, len(everything) - 1, 16).astype(int)
+        truth = plain_pyav(path, np.arange(len(everything)))[indices]
+
+        def exact(pictures: np.ndarray, truth: np.ndarray = truth) -> np.ndarray:
+            return np.abs(pictures.astype(int) - truth).max(axis=(1, 2, 3)) <= 2
+
+        height, width = everything.size
+        compare(f"{path.name[:24]}, {width}×{height}", path, indices, exact, chosen)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--real", type=Path, default=os.environ.get("WORKBENCH_CLIPS"))
+    parser.add_argument("--hours", type=float, default=1.0)
+    asked = parser.parse_args()
+    chosen = readers()
+    print(f"{os.cpu_count()} processors. Milliseconds for 16 frames.\n")
+    print("| video | reader | first | later | ÷ fastest exact | exact |")
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        synthetic(Path(folder), asked.hours, chosen)
+    if asked.real:
+        real(Path(asked.real), chosen)
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        short = write_video(folder / "short.mp4", 250)
-        own = sorted(Path(sys.argv[1]).glob("*.*")) if len(sys.argv) > 1 else []
-        for path in [short, *(each for each in own if each.suffix in (".avi", ".mp4", ".mkv"))]:
-            compare(path)
-        memory(short)
-        for suffix in (".mp4", ".mkv"):
-            hour(folder, suffix)
+    main()

@@ -69,7 +69,8 @@ def test_whole_data_sets_have_no_problems(ucf, kitchen):
     assert report.ok, report.text()
     assert report.summary.index.tolist() == [
         "UCF-101 train, split 1", "UCF-101 test, split 1", "EPIC-Kitchens-55 train, verbs",
-        "EPIC-Kitchens-55 train, nouns", "EPIC-Kitchens-100 validation, verbs", "EPIC-Kitchens-100 validation, nouns",
+        "EPIC-Kitchens-55 train, nouns", "EPIC-Kitchens-100 validation, verbs",
+        "EPIC-Kitchens-100 validation, nouns",
     ]  # fmt: skip
     assert report.summary.loc["UCF-101 test, split 1"].tolist() == [3, 3, 3, 0, 0, 0]
     assert report.summary.loc["EPIC-Kitchens-100 validation, nouns"].tolist() == [3, 2, 3, 0, 0, 0]
@@ -137,7 +138,8 @@ def test_a_wrong_root_is_reported(tmp_path, place):
     (tmp_path / "notes" / "EPIC-KITCHENS").mkdir(parents=True)
     report = check(tmp_path / place)
     said = {
-        "nowhere": "there is no such folder", "empty": "holds none of UCF-101", "lists": "no classInd.txt",
+        "nowhere": "there is no such folder", "empty": "holds none of UCF-101",
+        "lists": "no classInd.txt",
         "notes": "expected one of EPIC_train_action_labels.csv",
     }  # fmt: skip
     assert len(report.problems) == 1
@@ -162,10 +164,10 @@ def test_many_files_are_read_in_processes_of_their_own(ucf, monkeypatch):
     assert kinds(report) == {"unreadable": 1}
 
 
-def _crash_at_tai_chi(path: str, decode: bool) -> checks._Seen:
+def _crash_at_tai_chi(path: str, decode: bool) -> checks._File:
     if "TaiChi" in path:
         os._exit(7)
-    return checks._Seen(1, 25, "")
+    return checks._File(1, 25, "")
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Procedural clips: the same scene from the same seed, and annotations that are where the action is."""
+"""Procedural clips: a seed is a scene, and annotations are where the action is."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_every_split_draws_clips_with_boxes_and_intervals(split):
 
 @pytest.mark.parametrize("label", samples.CLASSES)
 def test_what_changes_in_the_box_changes_in_the_interval(label):
-    """Without camera, noise and distractors, the picture changes in the action's interval and its boxes only."""
+    """Without camera, noise and distractors, only the boxes change, in the interval."""
     from dataclasses import replace
 
     moved = 0

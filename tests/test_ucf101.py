@@ -15,7 +15,7 @@ CLASSES = ("Archery", "HandstandPushups", "TaiChi")
 
 
 def make_ucf(root: Path, videos: bool = True) -> Path:
-    """Three classes of two groups, group 1 for the test; the files of HandstandPushups are named otherwise."""
+    """Three classes of two groups, group 1 for the test; HandstandPushups has odd file names."""
     lists = root / "ucfTrainTestlist"
     lists.mkdir(parents=True)
     (lists / "classInd.txt").write_bytes(

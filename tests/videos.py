@@ -1,18 +1,16 @@
-"""Test videos with a known answer: every picture shows its frame number as a bar code of coloured blocks."""
+"""Test videos with a known answer: every picture shows its frame number as a bar code of blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 
-ONE, ZERO = (
-    (230, 60, 30),
-    (20, 40, 200),
-)  # orange and blue: swapped colour channels would flip every bit
+# Orange and blue: swapped colour channels would flip every bit.
+ONE, ZERO = (230, 60, 30), (20, 40, 200)
 COLUMNS, ROWS = 8, 2
 HEIGHT, WIDTH = 32, 128
 
@@ -20,17 +18,25 @@ HEIGHT, WIDTH = 32, 128
 def picture(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     """Return (H, W, 3) uint8: 16 blocks, the bits of the number, the highest first."""
     bits = [(number >> bit) & 1 for bit in reversed(range(COLUMNS * ROWS))]
-    colours = np.array([ONE if bit else ZERO for bit in bits], dtype=np.uint8).reshape(
-        ROWS, COLUMNS, 3
-    )
-    return colours.repeat(height // ROWS, axis=0).repeat(width // COLUMNS, axis=1)
+    colours = np.array([ONE if bit else ZERO for bit in bits], dtype=np.uint8)
+    blocks = colours.reshape(ROWS, COLUMNS, 3)
+    return blocks.repeat(height // ROWS, axis=0).repeat(width // COLUMNS, axis=1)
+
+
+def textured(count: int) -> Iterator[np.ndarray]:
+    """Yield numbered pictures (64, 256, 3) with enough detail that damage shows."""
+    rng = np.random.default_rng(0)
+    texture = rng.integers(0, 60, (64 + count, 256, 3))
+    for number in range(count):
+        detailed = picture(number, 64, 256) * 0.7 + texture[number : number + 64]
+        yield np.clip(detailed, 0, 255).astype(np.uint8)
 
 
 def read_numbers(frames: np.ndarray) -> np.ndarray:
     """Return (T,) int64: the numbers that pictures (T, H, W, 3) show."""
     count, height, width, _ = frames.shape
-    blocks = frames.reshape(count, ROWS, height // ROWS, COLUMNS, width // COLUMNS, 3).astype(float)
-    means = blocks.mean(axis=(2, 4)).reshape(count, ROWS * COLUMNS, 3)
+    blocks = frames.reshape(count, ROWS, height // ROWS, COLUMNS, width // COLUMNS, 3)
+    means = blocks.astype(float).mean(axis=(2, 4)).reshape(count, ROWS * COLUMNS, 3)
     bits = means[..., 0] > means[..., 2]
     return bits @ (1 << np.arange(ROWS * COLUMNS)[::-1])
 
@@ -50,25 +56,26 @@ def write_video(
 
     `times` in seconds, to the millisecond, make the frame rate variable; `frames` may be pictures.
     """
-    pictures = (picture(number) for number in range(frames)) if isinstance(frames, int) else frames
+    if isinstance(frames, int):
+        frames = (picture(number) for number in range(frames))
     ticks = None if times is None else [round(1000 * time) for time in times]
+    defaults = {"qscale": "3"}
+    if codec == "libx264":
+        defaults = {"bf": str(b_frames), "preset": "ultrafast"}
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps)
         context = stream.codec_context
-        context.pix_fmt, context.gop_size, context.max_b_frames = "yuv420p", gop, b_frames
+        context.pix_fmt = "yuv420p"
+        context.gop_size = gop
+        context.max_b_frames = b_frames
         context.time_base = Fraction(1, fps) if ticks is None else Fraction(1, 1000)
-        context.options = (
-            {"bf": str(b_frames), "preset": "ultrafast"} if codec == "libx264" else {"qscale": "3"}
-        )
-        context.options = {**context.options, **(options or {})}
-        for number, pixels in enumerate(pictures):
+        context.options = {**defaults, **(options or {})}
+        for number, pixels in enumerate(frames):
             if number == 0:
                 context.height, context.width = pixels.shape[:2]
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            frame.pts, frame.time_base = (
-                number if ticks is None else ticks[number],
-                context.time_base,
-            )
+            frame.pts = number if ticks is None else ticks[number]
+            frame.time_base = context.time_base
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path

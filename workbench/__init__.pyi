@@ -2,8 +2,9 @@
 
 from . import metrics, models, training
 from .clips.clip import Action, Clip
+from .clips.errors import ClipError
+from .clips.packets import video_info
 from .clips.reading import read_clip
-from .clips.videos import ClipError, video_info
 from .clips.writing import save_picture, save_video
 from .datasets import samples
 from .datasets.epic import epic_kitchens

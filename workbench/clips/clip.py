@@ -1,11 +1,8 @@
-"""Clips: frames of a video with their times, and what is annotated in them.
-
-`Clip` is a frozen record of decoded frames. Its methods return new clips and carry times, boxes and
-actions along."""
+"""A clip: frames of a video with their times, and what is annotated in them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -17,13 +14,15 @@ from .sampling import check_counts, describe_window, frame_indices, window_lengt
 
 __all__ = ["Action", "Clip", "Frames", "as_frames"]
 
+_Mapping: TypeAlias = Callable[[np.ndarray], np.ndarray]  # boxes to boxes
+
 
 @dataclass(frozen=True, eq=False)
 class Action:
     """One annotated action: what, when and where.
 
     `start` and `stop` are seconds from the start of the file, half-open. `boxes` is (T, 4), a box
-    (x0, y0, x1, y1) in pixels per frame of the clip that holds the action, NaN where there is none.
+    (x0, y0, x1, y1) in pixels for each frame of the clip that holds the action, NaN for no box.
     """
 
     label: str
@@ -34,22 +33,23 @@ class Action:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Clip:
-    """Frames of a video with their times.
+    """Frames of a video with their times. Methods return new clips, with boxes and actions.
 
     Attributes:
         frames: (T, H, W, 3) uint8, RGB.
-        fps: mean frame rate of the source, frames per second (on variable-rate video go by `times`).
+        fps: mean frame rate of the source, frames per second (for a variable rate use `times`).
         times: (T,) float64, seconds from the start of the file. Default: `indices / fps`.
         indices: (T,) int64, 0-based frame numbers in the source. Default: 0, 1, 2, …
         path: the file the frames come from, or None.
         label: class name, or None. Default: that of the first action.
-        boxes: (T, 4) or, for several boxes a frame, (T, K, 4): (x0, y0, x1, y1) in pixels of these frames,
-            half-open, NaN where there is no box. Default: those of the first action.
-        name: how a data set calls the clip. Default: the file's stem.
+        boxes: (T, 4) or, for several boxes a frame, (T, K, 4): (x0, y0, x1, y1) in pixels of these
+            frames, half-open, NaN for no box. Default: those of the first action.
+        name: the clip's name in its data set. Default: the file's stem.
         actions: all annotated actions, the labelled one first.
 
     Raises:
-        ValueError: frames are not (T, H, W, 3) uint8, or another field does not have one entry a frame.
+        ValueError: frames are not (T, H, W, 3) uint8, or another field does not have one entry a
+            frame.
     """
 
     frames: np.ndarray
@@ -64,46 +64,44 @@ class Clip:
 
     def __post_init__(self) -> None:
         frames = np.asarray(self.frames)
-        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
-            raise ValueError(
-                f"frames: expected (T, H, W, 3) uint8 RGB, got shape {frames.shape} of {frames.dtype}. "
-                "Grey frames: repeat them over the last axis; floats in [0, 1]: (255 * x).astype('uint8')."
-            )
-        if min(frames.shape) == 0:
-            raise ValueError(
-                f"frames: expected at least one frame and one pixel, got shape {frames.shape}"
-            )
+        _check_frames(frames)
         if not (np.isfinite(self.fps) and self.fps > 0):
             raise ValueError(
                 f"fps: expected a positive number of frames per second, got {self.fps}"
             )
-        count = len(frames)
-        indices = (
-            np.arange(count) if self.indices is None else np.asarray(self.indices, dtype=np.int64)
-        )
-        times = (
-            indices / self.fps if self.times is None else np.asarray(self.times, dtype=np.float64)
-        )
-        boxes, label = self.boxes, self.label
-        if self.actions:
-            boxes = self.actions[0].boxes if boxes is None else boxes
-            label = self.actions[0].label if label is None else label
+        fps = float(self.fps)
+        actions = tuple(self.actions)
+        # Defaults follow from other fields.
+        indices = np.arange(len(frames)) if self.indices is None else self.indices
+        indices = np.asarray(indices, dtype=np.int64)
+        times = np.asarray(indices / fps if self.times is None else self.times, dtype=np.float64)
+        boxes = self.boxes
+        label = self.label
+        if actions and boxes is None:
+            boxes = actions[0].boxes
+        if actions and label is None:
+            label = actions[0].label
+        path = None if self.path is None else Path(self.path)
+        name = path.stem if self.name is None and path is not None else self.name
         if boxes is not None:
             boxes = np.asarray(boxes, dtype=np.float32)
             if boxes.ndim not in (2, 3) or boxes.shape[-1] != 4:
                 raise ValueError(f"boxes: expected (T, 4) or (T, K, 4), got {boxes.shape}")
         for what, values in (("times", times), ("indices", indices), ("boxes", boxes)):
-            if values is not None and len(values) != count:
+            if values is not None and len(values) != len(frames):
                 raise ValueError(
-                    f"{what}: expected one entry for each of the {count} frames, got {len(values)}"
+                    f"{what}: expected one entry for each of the {len(frames)} frames, "
+                    f"got {len(values)}"
                 )
-        path = None if self.path is None else Path(self.path)
-        name = self.name if self.name is not None or path is None else path.stem
-        for key, value in {
-            "frames": frames, "fps": float(self.fps), "times": times, "indices": indices, "path": path,
-            "label": label, "boxes": boxes, "name": name, "actions": tuple(self.actions),
-        }.items():  # fmt: skip
-            object.__setattr__(self, key, value)
+        object.__setattr__(self, "frames", frames)
+        object.__setattr__(self, "fps", fps)
+        object.__setattr__(self, "times", times)
+        object.__setattr__(self, "indices", indices)
+        object.__setattr__(self, "path", path)
+        object.__setattr__(self, "label", label)
+        object.__setattr__(self, "boxes", boxes)
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "actions", actions)
 
     def __len__(self) -> int:
         """Number of frames, T."""
@@ -111,10 +109,10 @@ class Clip:
 
     def __repr__(self) -> str:
         count, height, width, _ = self.frames.shape
-        what = "" if self.label is None else f" {self.label!r}"
-        who = "" if self.name is None else f" {self.name}"
+        name = "" if self.name is None else f" {self.name}"
+        label = "" if self.label is None else f" {self.label!r}"
         return (
-            f"<Clip{who}{what}: {count} frames of {width}×{height}, "
+            f"<Clip{name}{label}: {count} frames of {width}×{height}, "
             f"{self.times[0]:.2f}-{self.times[-1]:.2f} s, {self.fps:.4g} fps>"
         )
 
@@ -134,30 +132,47 @@ class Clip:
         return (self.times >= start) & (self.times < stop)
 
     def action_boxes(self, number: int = 0, grow: float = 0.0) -> np.ndarray:
-        """Return (T, 4) the boxes of an annotated action in the frames of its interval, NaN in all others.
+        """Return (T, 4) the boxes of an action in the frames of its interval, NaN in all others.
 
-        `grow` widens the interval on both sides, in seconds. Raises ValueError where there is no such action, or
-        it has no boxes.
+        `grow` widens the interval on both sides, in seconds. Raises ValueError if there is no such
+        action or it has no boxes.
         """
         action = self.actions[number] if 0 <= number < len(self.actions) else None
         if action is None or action.boxes is None:
             raise ValueError(
-                f"action {number}: the clip has {len(self.actions)} annotated actions, or it has no boxes"
+                f"action {number}: expected an action with boxes; the clip has "
+                f"{len(self.actions)} annotated actions"
             )
         inside = self.during((action.start - grow, action.stop + grow))
         return np.where(inside[:, None], action.boxes, np.float32(np.nan))
 
     @property
     def shown_boxes(self) -> np.ndarray | None:
-        """(T, K, 4) the boxes to draw: of every annotated action while it goes on, or else all of `boxes`."""
+        """(T, K, 4) the boxes to draw: those of the actions in their intervals, or else `boxes`."""
         boxed = [number for number, action in enumerate(self.actions) if action.boxes is not None]
         if boxed:
             return np.stack([self.action_boxes(number) for number in boxed], axis=1)
         return self.boxes if self.boxes is None or self.boxes.ndim == 3 else self.boxes[:, None]
 
     def select(self, frames: Sequence[int] | np.ndarray) -> Clip:
-        """Return the clip of these positions (0-based, within this clip), in the order given."""
-        positions = np.asarray(frames, dtype=np.int64)
+        """Return the clip of some frames: positions in this clip, from 0, or a (T,) bool mask.
+
+        Raises ValueError if a mask has another length, or selects no frame; IndexError for a
+        position beyond the clip.
+        """
+        positions = np.asarray(frames)
+        if positions.dtype == bool:
+            if positions.shape != (len(self),):
+                raise ValueError(
+                    f"select: expected a mask of ({len(self)},), one entry a frame, "
+                    f"got {positions.shape}"
+                )
+            positions = np.flatnonzero(positions)
+        elif positions.size and not np.issubdtype(positions.dtype, np.integer):
+            raise ValueError(
+                f"select: expected whole numbers or a bool mask, got {positions.dtype}"
+            )
+        positions = positions.astype(np.int64)
         return replace(
             self,
             frames=self.frames[positions],
@@ -170,39 +185,47 @@ class Clip:
     def sample(self, frames: int, stride: int | None = None) -> Clip:
         """Return `frames` frames of the clip, chosen as `read_clip` chooses them.
 
-        Raises ValueError where the clip is shorter than the window.
+        Raises ValueError if the clip is shorter than the window.
         """
         check_counts("sample", frames, stride)
         window = window_length(frames, stride)
         if len(self) < window:
             raise ValueError(
-                f"the clip has {len(self)} frames; {describe_window(frames, stride)} takes {window}. "
-                "Read a longer segment, or ask for a smaller stride."
+                f"the clip has {len(self)} frames; {describe_window(frames, stride)} takes "
+                f"{window}. Read a longer segment, or ask for a smaller stride."
             )
         return self.select(frame_indices(0, len(self), frames, stride))
 
     def resize(self, height: int, width: int) -> Clip:
-        """Return the clip at another picture size: bilinear with antialiasing, boxes scaled along."""
+        """Return the clip at another picture size: bilinear with antialiasing, boxes scaled too.
+
+        Raises ValueError unless height and width are positive.
+        """
+        if height < 1 or width < 1:
+            raise ValueError(
+                f"resize: expected a height and width of at least 1 pixel, got {height} and {width}"
+            )
         if (height, width) == self.size:
             return self
         stack = torch.from_numpy(np.ascontiguousarray(self.frames)).permute(0, 3, 1, 2)
         resized = torch.nn.functional.interpolate(
             stack, size=(height, width), mode="bilinear", align_corners=False, antialias=True
         )
+        frames = resized.permute(0, 2, 3, 1).contiguous().numpy()
         scale = np.array([width / self.size[1], height / self.size[0]] * 2, dtype=np.float32)
-        return self._with_frames(
-            resized.permute(0, 2, 3, 1).contiguous().numpy(), lambda boxes: boxes * scale
-        )
+        return self._with_frames(frames, lambda boxes: boxes * scale)
 
     def crop(self, top: int, left: int, height: int, width: int) -> Clip:
-        """Return a cut-out of every frame; boxes are moved and clipped, NaN where nothing is left of them.
+        """Return a cut-out of every frame; boxes are moved and clipped, NaN if nothing is left.
 
-        Raises ValueError where the cut-out reaches beyond the frame.
+        Raises ValueError if the cut-out is empty or reaches beyond the frame.
         """
         full_height, full_width = self.size
-        if top < 0 or left < 0 or top + height > full_height or left + width > full_width:
+        inside = 0 <= top <= full_height - height and 0 <= left <= full_width - width
+        if height < 1 or width < 1 or not inside:
             raise ValueError(
-                f"crop: {width}×{height} at ({left}, {top}) leaves the frame of {full_width}×{full_height}"
+                f"crop: expected at least one pixel, within the frame of {full_width}×"
+                f"{full_height}; got {width}×{height} at ({left}, {top})"
             )
 
         def move(boxes: np.ndarray) -> np.ndarray:
@@ -213,13 +236,14 @@ class Clip:
 
         return self._with_frames(self.frames[:, top : top + height, left : left + width], move)
 
-    def _with_frames(self, frames: np.ndarray, move) -> Clip:  # type: ignore[no-untyped-def]
+    def _with_frames(self, frames: np.ndarray, move: _Mapping) -> Clip:
         boxes = None if self.boxes is None else move(self.boxes)
         return replace(self, frames=frames, boxes=boxes, actions=self._map_action_boxes(move))
 
-    def _map_action_boxes(self, move) -> tuple[Action, ...]:  # type: ignore[no-untyped-def]
+    def _map_action_boxes(self, move: _Mapping) -> tuple[Action, ...]:
         return tuple(
-            a if a.boxes is None else replace(a, boxes=move(a.boxes)) for a in self.actions
+            action if action.boxes is None else replace(action, boxes=move(action.boxes))
+            for action in self.actions
         )
 
 
@@ -229,3 +253,16 @@ Frames: TypeAlias = "Clip | np.ndarray"
 def as_frames(clip: Frames) -> np.ndarray:
     """Return the frames of a clip, or an array after checking that it is (T, H, W, 3) uint8."""
     return clip.frames if isinstance(clip, Clip) else Clip(frames=clip, fps=1.0).frames
+
+
+def _check_frames(frames: np.ndarray) -> None:
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+        raise ValueError(
+            f"frames: expected (T, H, W, 3) uint8 RGB, got shape {frames.shape} of {frames.dtype}. "
+            "Grey frames: repeat them over the last axis; "
+            "floats in [0, 1]: (255 * x).astype('uint8')."
+        )
+    if min(frames.shape) == 0:
+        raise ValueError(
+            f"frames: expected at least one frame and one pixel, got shape {frames.shape}"
+        )

@@ -2,28 +2,58 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from .videos import ClipError, FrameTable
+from .errors import ClipError
 
 __all__ = [
+    "Timeline",
     "check_counts",
     "check_request",
+    "check_size",
     "choose_frames",
     "describe_window",
     "frame_indices",
     "window_length",
 ]
 
+_LIMIT = "WORKBENCH_CLIP_GB"
+_DEFAULT_LIMIT = 4.0
+_ROUNDING = 1e-6  # seconds: i / 29.97 means frame i, whichever way it was rounded
+
+
+class Timeline(Protocol):
+    """The frames of a video in time: their number, the end in seconds, and the mean rate."""
+
+    @property
+    def count(self) -> int:
+        """Number of frames."""
+        ...
+
+    @property
+    def stop(self) -> float:
+        """End of the last frame in seconds."""
+        ...
+
+    @property
+    def fps(self) -> float:
+        """Mean frame rate."""
+        ...
+
+    def first_from(self, seconds: float) -> int:
+        """Return the number of the first frame at or after a time."""
+        ...
+
 
 def frame_indices(first: int, last: int, frames: int, stride: int | None) -> np.ndarray:
-    """Choose `frames` frame numbers out of first..last-1, a range that holds the window.
+    """Choose `frames` frame numbers from first..last-1, a range that holds the window.
 
-    `stride=None` spreads them evenly, `linspace(first, last - 1, frames)` rounded down, as the authors of
-    Saliency Tubes do; a number takes every stride-th frame, centred in the range.
+    `stride=None` spreads them evenly, `linspace(first, last - 1, frames)` rounded down, as the
+    authors of Saliency Tubes do; a number takes every stride-th frame, centred in the range.
     """
     if stride is None:
         return np.linspace(first, last - 1, frames).astype(np.int64)
@@ -37,24 +67,26 @@ def window_length(frames: int, stride: int | None) -> int:
 
 
 def describe_window(frames: int, stride: int | None) -> str:
-    """Say in words how a clip is sampled, for error messages."""
-    return f"{frames} frames" + ("" if stride is None else f" at stride {stride}")
+    """Describe a sampling in words, for error messages."""
+    return f"{frames} frames" if stride is None else f"{frames} frames at stride {stride}"
 
 
 def check_request(
     path: Path,
+    *,
     frames: Any,
     stride: Any,
     start: float | None,
     stop: float | None,
-    backend: str | None,
+    backend: str | None = None,
 ) -> None:
-    """Raise ValueError, with the path, where what is asked of a video makes no sense whatever is in it."""
+    """Raise ValueError if a request makes no sense for any video."""
     check_counts(str(path), frames, stride)
-    for what, seconds in (("start", start), ("stop", stop)):
+    for name, seconds in (("start", start), ("stop", stop)):
         if seconds is not None and not (np.isfinite(seconds) and seconds >= 0):
             raise ValueError(
-                f"{path}: {what}: expected seconds from the start of the file, 0 or more; got {seconds}"
+                f"{path}: {name}: expected seconds from the start of the file, 0 or more; "
+                f"got {seconds}"
             )
     if stop is not None and stop <= (start or 0):
         raise ValueError(
@@ -66,15 +98,36 @@ def check_request(
 
 def check_counts(where: str, frames: Any, stride: Any) -> None:
     """Raise ValueError unless `frames` and `stride` are None or whole numbers from 1 up."""
-    for what, count in (("frames", frames), ("stride", stride)):
+    for name, count in (("frames", frames), ("stride", stride)):
         whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
         if count is not None and (not whole or count < 1):
-            raise ValueError(f"{where}: {what}: expected a whole number from 1 up, got {count!r}")
+            raise ValueError(f"{where}: {name}: expected a whole number from 1 up, got {count!r}")
+
+
+def check_size(path: Path, frames: int, height: int, width: int) -> None:
+    """Raise `ClipError` if a clip would take more memory than the limit, 4 GB unless set.
+
+    The environment variable WORKBENCH_CLIP_GB sets the limit, in units of 10⁹ bytes.
+    """
+    text = os.environ.get(_LIMIT, "") or str(_DEFAULT_LIMIT)
+    try:
+        limit = float(text)
+    except ValueError:
+        raise ValueError(f"{_LIMIT}: expected a number of gigabytes, got {text!r}") from None
+    needed = frames * height * width * 3 / 1e9
+    if not needed <= limit:
+        raise ClipError(
+            f"{path}: {frames} frames of {width}×{height} take {needed:.3g} GB; the limit is "
+            f"{limit:.3g} GB. Ask for fewer frames or a shorter segment, or raise the limit with "
+            f"the environment variable {_LIMIT}."
+        )
 
 
 def choose_frames(
     path: Path,
-    table: FrameTable,
+    timeline: Timeline,
+    size: tuple[int, int],
+    *,
     frames: int | None,
     stride: int | None,
     start: float | None,
@@ -82,34 +135,31 @@ def choose_frames(
 ) -> np.ndarray:
     """Return the frame numbers to read, ascending, as `read_clip` chooses them.
 
-    Raises `ClipError` for a video that is cut off or shorter than the window, ValueError beyond its end.
+    Raises `ClipError` if the video is shorter than the window, or if frames of this `size` (height,
+    width) exceed the memory limit; ValueError beyond the video's end.
     """
-    count = len(table.times)
-    if table.promised and (stop is None or stop > table.stop):
-        raise ClipError(
-            f"{path}: its header promises {table.promised} frames, the file holds {count}: it was cut off at "
-            f"{table.stop:.2f} s. Get the file again, or read a segment before that with start and stop."
-        )
+    count = timeline.count
     # Annotations and headers round the end: one frame's length is forgiven.
-    if (start or 0) >= table.stop or (stop or 0) > table.stop + 1 / table.fps:
-        given = f"start={start}, stop={stop}"
+    end = timeline.stop + 1 / timeline.fps
+    if (start or 0) >= timeline.stop or (stop or 0) > end:
         raise ValueError(
-            f"{path}: expected a segment within the video, 0 to {table.stop:.3f} s; got {given}"
+            f"{path}: expected a segment within the video, 0 to {timeline.stop:.3f} s; "
+            f"got start={start}, stop={stop}"
         )
-    microsecond = 1e-6  # so that i / 29.97 means frame i whichever way it was rounded
-    first = 0 if start is None else int(np.searchsorted(table.times, start - microsecond))
-    last = count if stop is None else int(np.searchsorted(table.times, stop - microsecond))
+    first = 0 if start is None else timeline.first_from(start - _ROUNDING)
+    last = count if stop is None else timeline.first_from(stop - _ROUNDING)
     window = 1 if frames is None else window_length(frames, stride)
     if count < window:
         raise ClipError(
             f"{path} has {count} frames; {describe_window(frames or 1, stride)} takes {window}. "
             "Ask for fewer frames or a smaller stride, or leave this video out."
         )
+    # A segment shorter than the window is widened around its centre.
     if last - first < window:
         first = min(max(0, (first + last - window) // 2), count - window)
         last = first + window
-    return (
-        np.arange(first, last, stride or 1)
-        if frames is None
-        else frame_indices(first, last, frames, stride)
-    )
+    chosen = len(range(first, last, stride or 1)) if frames is None else frames
+    check_size(path, chosen, *size)
+    if frames is None:
+        return np.arange(first, last, stride or 1)
+    return frame_indices(first, last, frames, stride)

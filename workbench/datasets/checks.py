@@ -1,4 +1,4 @@
-"""Whether data sets on a disk are whole: annotations, files, and that segments lie within their videos."""
+"""Whether data sets on a disk are complete: annotations, files, segments within their videos."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ..clips.frame_folders import frame_index
+from ..clips.packets import video_info
 from ..clips.reading import read_clip
-from ..clips.videos import video_info
-from .csv_files import read_table
+from .csv_files import numbers, read_table
 from .epic import SEGMENT_FILES, epic_kitchens
 from .epic_layout import annotation_folders, frame_rate
 from .object_boxes import OBJECT_LABELS, VIDEO_INFO, boxed_videos, video_boxes
@@ -29,26 +29,32 @@ from .ucf import list_folder, ucf101
 
 __all__ = ["Report", "check_data"]
 
-_SIGNS = {  # what tells that a folder holds a data set
+_SIGNS = {  # what shows that a folder holds a data set
     "ucf101": ("UCF-101", "ucfTrainTestlist", "classInd.txt"),
     "epic-kitchens": (
-        "EPIC-KITCHENS", "EPIC_KITCHENS_2018", "frames_rgb_flow", "videos/train", "P01", "EPIC_*.csv",
-        "annotations/EPIC_*.csv", "epic-kitchens-*-annotations",
+        "EPIC-KITCHENS",
+        "EPIC_KITCHENS_2018",
+        "frames_rgb_flow",
+        "videos/train",
+        "P01",
+        "EPIC_*.csv",
+        "annotations/EPIC_*.csv",
+        "epic-kitchens-*-annotations",
     ),
-}  # fmt: skip
+}
 _SUBSETS = ("train", "test")
-_SEEN = 16  # frames that are decoded of each video
-_MOST = 16  # processes
+_DECODED = 16  # frames that are decoded of each video
+_MAX_WORKERS = 16
 _ALONE = 64  # so many files are not worth a second process, which takes seconds to start
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `check_data` found.
+    """The findings of `check_data`.
 
     Attributes:
-        summary: DataFrame, a row a part of a data set: `segments`, `classes`, `files`, and how many of the files are
-            `missing` or `unreadable`, and of the segments `outside` their video.
+        summary: DataFrame, a row a part of a data set: `segments`, `classes`, `files`, and how many
+            of the files are `missing` or `unreadable`, and of the segments `outside` their video.
         problems: DataFrame, a row a problem: `data set`, `problem` (its kind), `where`, `what`.
     """
 
@@ -61,17 +67,16 @@ class Report:
         return self.problems.empty
 
     def text(self, limit: int | None = 10) -> str:
-        """Return summary and problems to print, at most `limit` problems of a kind in each data set."""
+        """Return summary and problems to print, at most `limit` of a kind in each data set."""
         parts = [self.summary.to_string()] if len(self.summary) else []
         for (data, kind), rows in self.problems.groupby(["data set", "problem"], sort=False):
-            told = rows[["where", "what"]].to_numpy()[:limit]
-            lines = [
-                f"  {what}" if what.startswith(where) else f"  {where}: {what}"
-                for where, what in told
-            ]
-            more = len(rows) - len(lines)
+            lines = [f"{data}, {kind}: {len(rows)}"]
+            for where, what in rows[["where", "what"]].to_numpy()[:limit]:
+                # Most messages begin with the path.
+                lines.append(f"  {what}" if what.startswith(where) else f"  {where}: {what}")
+            more = len(rows) - len(lines) + 1
             lines += [f"  … and {more} more"] if more else []
-            parts.append("\n".join([f"{data}, {kind}: {len(rows)}", *lines]))
+            parts.append("\n".join(lines))
         parts.append("Nothing is wrong." if self.ok else f"Problems: {len(self.problems)}.")
         return "\n\n".join(parts)
 
@@ -82,8 +87,8 @@ class _Problem(NamedTuple):
     what: str
 
 
-class _Seen(NamedTuple):
-    """What a video is found to be: its length in seconds and frame rate (0 where unknown), and what is wrong."""
+class _File(NamedTuple):
+    """A video as it was found: seconds and frame rate (0 if unknown), and what is wrong with it."""
 
     seconds: float
     fps: float
@@ -91,11 +96,11 @@ class _Seen(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """A part of a data set: how to load it, and what is told of its videos, `duration` in seconds and `fps`."""
+    """A part of a data set: how to load it, and its videos' published `duration` and `fps`."""
 
     title: str
     load: Callable[[], Dataset]
-    told: pd.DataFrame | None = None
+    published: pd.DataFrame | None = None
 
 
 @dataclass
@@ -105,14 +110,15 @@ class _Findings:
     problems: list[tuple[str, str, str, str]] = field(default_factory=list)
 
     def add(self, problem: str, where: object, what: object) -> None:
+        if isinstance(what, Exception):
+            what = str(what) or type(what).__name__
         self.problems.append((self.kind, problem, str(where), str(what)))
 
     def report(self) -> Report:
         columns = ["segments", "classes", "files", "missing", "unreadable", "outside"]
         summary = pd.DataFrame.from_dict(self.rows, orient="index", columns=columns)
-        return Report(
-            summary, pd.DataFrame(self.problems, columns=["data set", "problem", "where", "what"])
-        )
+        problems = pd.DataFrame(self.problems, columns=["data set", "problem", "where", "what"])
+        return Report(summary, problems)
 
 
 def check_data(
@@ -123,42 +129,61 @@ def check_data(
     workers: int | None = None,
     progress: bool = True,
 ) -> Report:
-    """Check data sets on a disk, and go on whatever is found; nothing is raised for what is wrong with them.
+    """Check data sets on a disk. Whatever is wrong is reported; nothing is raised.
 
     Args:
-        root: the folder of UCF-101 or EPIC-Kitchens, or one that has them as `ucf101` and `epic-kitchens`. None checks
-            both where `wb.find_data` finds them.
-        annotations: the folder of lists or CSV files, where they are not with the data.
-        decode: whether to decode 16 frames of each video; otherwise headers, and the lists of frames, are read.
-        workers: processes that read files, at most 16; None is one a processor.
+        root: the folder of UCF-101 or EPIC-Kitchens, or one that has them as `ucf101` and
+            `epic-kitchens`. None checks both in the places of `wb.find_data`.
+        annotations: the folder of lists or CSV files, if they are not with the data.
+        decode: whether to decode 16 frames of each video; otherwise headers and lists of frames are
+            read.
+        workers: processes that read files, at most 16. None: one a processor.
         progress: whether to show a bar.
     """
     found = _Findings()
-    for kind, folder in _data_sets(root, found):
-        found.kind = kind
-        loaded = []
-        for part in (_ucf_parts if kind == "ucf101" else _epic_parts)(folder, annotations, found):
-            try:
-                loaded.append((part, part.load()))
-            except (OSError, ValueError, KeyError) as error:
-                found.add("annotations", part.title, error)
-        paths = sorted({path for _, data in loaded for path in data.present().index["path"]})
-        seen = _inspect_all(paths, decode, workers, f"{kind}: files" if progress else None)
-        known: set[_Problem] = set()  # what two parts share is told once
-        for part, data in loaded:
-            problems = list(dict.fromkeys(_judge(data, seen, part.told)))
-            kinds = [each.kind for each in problems]
-            found.rows[part.title] = {
-                "segments": len(data),
-                "classes": len(data.classes),
-                "files": data.index["path"].nunique(),
-                **{each: kinds.count(each) for each in ("missing", "unreadable", "outside")},
-            }
-            for problem in problems:
-                if problem not in known:
-                    found.add(*problem)
-            known.update(problems)
+    try:
+        for kind, folder in _data_sets(root, found):
+            found.kind = kind
+            _check(kind, folder, annotations, found, decode=decode, workers=workers, bar=progress)
+    except Exception as error:  # whatever is on the disk, there is a report
+        found.add("folder", root, error)
     return found.report()
+
+
+def _check(
+    kind: str,
+    folder: Path,
+    annotations: str | PathLike[str] | None,
+    found: _Findings,
+    *,
+    decode: bool,
+    workers: int | None,
+    bar: bool,
+) -> None:
+    """Check one data set: load its parts, look at every file once, judge the segments."""
+    loaded = []
+    parts = _ucf_parts if kind == "ucf101" else _epic_parts
+    for part in parts(folder, annotations, found):
+        try:
+            loaded.append((part, part.load()))
+        except Exception as error:  # whatever is in an annotation file, the check goes on
+            found.add("annotations", part.title, error)
+    paths = sorted({path for _, data in loaded for path in data.present().index["path"]})
+    files = _inspect_all(paths, decode, workers, f"{kind}: files" if bar else None)
+    reported: set[_Problem] = set()  # parts share files
+    for part, data in loaded:
+        problems = list(dict.fromkeys(_judge(data, files, part.published)))
+        kinds = [problem.kind for problem in problems]
+        found.rows[part.title] = {
+            "segments": len(data),
+            "classes": len(data.classes),
+            "files": data.index["path"].nunique(),
+            **{name: kinds.count(name) for name in ("missing", "unreadable", "outside")},
+        }
+        for problem in problems:
+            if problem not in reported:
+                found.add(*problem)
+        reported.update(problems)
 
 
 def _data_sets(root: str | PathLike[str] | None, found: _Findings) -> list[tuple[str, Path]]:
@@ -168,7 +193,7 @@ def _data_sets(root: str | PathLike[str] | None, found: _Findings) -> list[tuple
         for kind in _SIGNS:
             try:
                 places.append((kind, find_data(kind).root))
-            except FileNotFoundError as error:
+            except OSError as error:
                 found.add("folder", kind, error)
         return places
     folder = Path(root).expanduser().absolute()
@@ -176,33 +201,29 @@ def _data_sets(root: str | PathLike[str] | None, found: _Findings) -> list[tuple
         found.add("folder", folder, "there is no such folder")
         return []
     for kind, signs in _SIGNS.items():
-        homes = [home for home in (folder, folder / kind) if home.is_dir()]
-        places += [
-            (kind, home)
-            for home in homes
-            if home.name == signs[0] or any(any(home.glob(s)) for s in signs)
-        ][:1]
+        for home in (folder, folder / kind):
+            if home.is_dir() and (home.name == signs[0] or any(any(home.glob(s)) for s in signs)):
+                places.append((kind, home))
+                break
     if not places:
         expected = "; or ".join(f"{', '.join(signs)} ({kind})" for kind, signs in _SIGNS.items())
-        found.add(
-            "folder", folder, f"holds none of {expected}. data/README.md tells what goes where"
-        )
+        found.add("folder", folder, f"holds none of {expected}. See data/README.md")
     return places
 
 
 def _ucf_parts(
     root: Path, annotations: str | PathLike[str] | None, found: _Findings
 ) -> Iterator[_Part]:
-    """Yield the parts of UCF-101 of whose split there is a list."""
+    """Yield the parts of UCF-101 whose split has a list."""
     try:
         lists = list_folder(root, annotations)
-    except FileNotFoundError as error:
+    except OSError as error:
         found.add("annotations", root, error)
         return
     splits = [
-        n
-        for n in (1, 2, 3)
-        if any((lists / f"{subset}list{n:02d}.txt").is_file() for subset in _SUBSETS)
+        split
+        for split in (1, 2, 3)
+        if any((lists / f"{subset}list{split:02d}.txt").is_file() for subset in _SUBSETS)
     ]
     if not splits:
         found.add(
@@ -217,27 +238,25 @@ def _ucf_parts(
 def _epic_parts(
     root: Path, annotations: str | PathLike[str] | None, found: _Findings
 ) -> Iterator[_Part]:
-    """Yield the parts of EPIC-Kitchens of which there is a CSV file; check what is told of videos, and boxes."""
-    some = False
+    """Yield the parts of EPIC-Kitchens that have a CSV file; check boxes and lists of videos."""
+    any_file = False
     for (release, subset), file in SEGMENT_FILES.items():
-        notes = _holding(root, release, annotations, file)
+        notes = _folder_of(root, release, annotations, file)
         if notes is None:
             continue
-        some, told = True, None
+        any_file = True
+        published = None
         try:
-            told = _told_of_videos(notes, release)
+            published = _published(notes, release)
         except (OSError, ValueError) as error:
             found.add("annotations", notes, error)
         for task in ("verb", "noun"):
             load = partial(epic_kitchens, root, release, subset, task, annotations)
-            yield _Part(f"EPIC-Kitchens-{release} {subset}, {task}s", load, told)
-    if not some:
-        found.add(
-            "annotations",
-            root,
-            f"expected one of {', '.join(SEGMENT_FILES.values())}; see data/README.md",
-        )
-    boxed = _holding(root, 55, annotations, OBJECT_LABELS)
+            yield _Part(f"EPIC-Kitchens-{release} {subset}, {task}s", load, published)
+    if not any_file:
+        files = ", ".join(SEGMENT_FILES.values())
+        found.add("annotations", root, f"expected one of {files}; see data/README.md")
+    boxed = _folder_of(root, 55, annotations, OBJECT_LABELS)
     if boxed is not None:
         try:
             for video in boxed_videos(boxed):
@@ -246,87 +265,92 @@ def _epic_parts(
             found.add("annotations", OBJECT_LABELS, error)
 
 
-def _holding(
+def _folder_of(
     root: Path, release: int, annotations: str | PathLike[str] | None, file: str
 ) -> Path | None:
-    return next(
-        (
-            home
-            for home in annotation_folders(root, release, annotations)
-            if (home / file).is_file()
-        ),
-        None,
-    )
+    """Return the first folder of annotations that has a file."""
+    homes = annotation_folders(root, release, annotations)
+    return next((home for home in homes if (home / file).is_file()), None)
 
 
-def _told_of_videos(notes: Path, release: int) -> pd.DataFrame:
+def _published(notes: Path, release: int) -> pd.DataFrame:
+    """Return the official `duration` (seconds) and `fps` of videos."""
     name, key = ("EPIC_100_video_info.csv", "video_id") if release == 100 else (VIDEO_INFO, "video")
-    return read_table(notes / name, [key, "duration", "fps"]).set_index(key)
+    path = notes / name
+    table = read_table(path, [key, "duration", "fps"])
+    for column in ("duration", "fps"):
+        table[column] = numbers(path, table, column)
+    return table.drop_duplicates(key).set_index(key)
 
 
-def _judge(data: Dataset, seen: dict[str, _Seen], told: pd.DataFrame | None) -> Iterator[_Problem]:
+def _judge(
+    data: Dataset, files: dict[str, _File], published: pd.DataFrame | None
+) -> Iterator[_Problem]:
     """Yield what is wrong with a part's files and segments."""
     index = data.index
     for path in index.loc[~index["present"], "path"].unique():
         yield _Problem("missing", path, "there is no such file")
     for path in index.loc[index["present"], "path"].unique():
-        if seen[path].wrong:
-            yield _Problem("unreadable", path, seen[path].wrong)
+        if files[path].wrong:
+            yield _Problem("unreadable", path, files[path].wrong)
     backward = index[index["stop"] <= index["start"]]
     for name, start, stop in zip(backward.index, backward["start"], backward["stop"]):
         yield _Problem("outside", name, f"ends at {stop:.2f} s, before it starts at {start:.2f} s")
-    ends = {"the file": index["path"].map({path: each.seconds for path, each in seen.items()})}
-    rates = {"the file": index["path"].map({path: each.fps for path, each in seen.items()})}
-    if told is not None:
-        ends["EPIC video info"] = index["video"].map(told["duration"])
-        rates["EPIC video info"] = index["video"].map(told["fps"])
-    for source, end in ends.items():
+    # Ends and rates of the videos, by the file and as published.
+    seconds = {path: file.seconds for path, file in files.items()}
+    rates = {path: file.fps for path, file in files.items()}
+    sources = {"the file": (index["path"].map(seconds), index["path"].map(rates))}
+    if published is not None:
+        videos = index["video"]
+        sources["EPIC video info"] = (
+            videos.map(published["duration"]),
+            videos.map(published["fps"]),
+        )
+    for source, (end, rate) in sources.items():
         # Annotations round: one frame's length is forgiven, as it is when clips are read.
-        beyond = index[(end > 0) & (index["stop"] > end + 1 / rates[source])]
-        for name, stop, path, last in zip(
-            beyond.index, beyond["stop"], beyond["path"], end[beyond.index]
-        ):
+        beyond = index[(end > 0) & (index["stop"] > end + 1 / rate)]
+        ends = end[beyond.index]
+        for name, stop, path, last in zip(beyond.index, beyond["stop"], beyond["path"], ends):
             what = f"ends at {stop:.2f} s, its video {path} at {last:.2f} s by {source}"
-            yield _Problem("outside", name, what)
+            yield _Problem("outside", str(name), what)
 
 
 def _inspect_all(
     paths: Sequence[str], decode: bool, workers: int | None, title: str | None
-) -> dict[str, _Seen]:
-    """Look at files in processes of their own; one that crashes its process is found, and the others go on."""
-    todo, seen = list(paths), {}
-    workers = min(workers or os.cpu_count() or 1, _MOST, 1 + len(todo) // max(1, _ALONE))
+) -> dict[str, _File]:
+    """Look at files in processes of their own. A file that crashes its process is reported."""
+    todo = list(paths)
+    files: dict[str, _File] = {}
+    enough = 1 + len(todo) // max(1, _ALONE)
+    workers = max(1, min(workers or os.cpu_count() or 1, _MAX_WORKERS, enough))
+    in_this_process = workers == 1 and len(paths) <= _ALONE
     with tqdm(total=len(todo), desc=title, disable=title is None or not todo) as bar:
-        while todo and workers > 0:
-            if workers == 1 and len(paths) <= _ALONE:
-                results: Iterator[tuple[str, _Seen | None]] = (
-                    (path, _inspect(path, decode)) for path in todo
-                )
+        while todo:
+            results: Iterator[tuple[str, _File | None]]
+            if in_this_process:
+                results = ((path, _inspect(path, decode)) for path in todo)
             else:
                 results = _in_processes(todo, decode, workers)
-            for path, each in results:
-                if each is not None:
-                    seen[path] = each
+            for path, file in results:
+                if file is not None:
+                    files[path] = file
                     bar.update()
-            todo = [path for path in todo if path not in seen]
-            if (
-                todo and workers == 1
-            ):  # alone and in order: it is the first that brought the process down
-                seen[todo.pop(0)] = _Seen(
-                    0, 0, "reading it crashes the process. Get the file again"
-                )
+            todo = [path for path in todo if path not in files]
+            # With one process, in order, the first file without a result is the one that crashed.
+            if todo and workers == 1:
+                wrong = "reading it crashes the process. Get the file again"
+                files[todo.pop(0)] = _File(0, 0, wrong)
                 bar.update()
             workers = 1
-    return seen
+    return files
 
 
 def _in_processes(
     paths: Sequence[str], decode: bool, workers: int
-) -> Iterator[tuple[str, _Seen | None]]:
-    """Yield what files are found to be as it comes; None for those that a crashed process left undone."""
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # decord and torch hold threads, which a fork would lose
+) -> Iterator[tuple[str, _File | None]]:
+    """Yield the files as they are done; None for those that a crashed process left undone."""
+    # decord and torch hold threads, which a fork would lose.
+    context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         jobs = {pool.submit(_inspect, path, decode): path for path in paths}
         for job in as_completed(jobs):
@@ -336,7 +360,7 @@ def _in_processes(
                 yield jobs[job], None
 
 
-def _inspect(path: str, decode: bool) -> _Seen:
+def _inspect(path: str, decode: bool) -> _File:
     """Look at a video: its header, or the list of its frames; and decode some."""
     file = Path(path)
     try:
@@ -344,29 +368,29 @@ def _inspect(path: str, decode: bool) -> _Seen:
             return _inspect_frames(file, decode)
         info = video_info(file)
         if decode:
-            read_clip(file, min(_SEEN, info.frames or _SEEN))
-        wrong = (
-            ""
-            if info.duration > 0
-            else "its header tells no duration: it was cut off. Get the file again"
-        )
-        return _Seen(info.duration, info.fps, wrong)
+            read_clip(file, min(_DECODED, info.frames or _DECODED))
+        wrong = ""
+        if not info.duration > 0:
+            wrong = "its header has no duration: it was cut off. Get the file again"
+        return _File(info.duration, info.fps, wrong)
     except Exception as error:  # whatever a broken file does, the check goes on
-        return _Seen(0, 0, str(error) or type(error).__name__)
+        return _File(0, 0, str(error) or type(error).__name__)
 
 
-def _inspect_frames(path: Path, decode: bool) -> _Seen:
-    index, rate = frame_index(path), frame_rate(path.stem)
+def _inspect_frames(path: Path, decode: bool) -> _File:
+    index = frame_index(path)
+    rate = frame_rate(path.stem)
     wrong = []
     if not index.whole:
         wrong.append(f"it is cut off after frame {index.count}")
-    if len(index.missing):
+    if index.missing:
         wrong.append(
-            f"{len(index.missing)} of {index.count} frames are missing, the first is {index.missing[0]}"
+            f"{index.missing} of {index.count} frames are missing, "
+            f"the first is {index.first_missing}"
         )
-    step = max(1, len(index.numbers) // _SEEN)
-    for _ in index.pictures(
-        index.numbers[::step][:_SEEN].tolist() if decode else index.numbers[:1].tolist()
-    ):
+    step = max(1, len(index.numbers) // _DECODED)
+    sampled = index.numbers[::step][: _DECODED if decode else 1]
+    for _ in index.pictures(sampled.tolist()):
         pass
-    return _Seen(index.count / rate, rate, "; ".join(wrong) + (". Get it again" if wrong else ""))
+    remedy = ". Get it again" if wrong else ""
+    return _File(index.count / rate, rate, "; ".join(wrong) + remedy)

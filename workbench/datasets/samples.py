@@ -1,8 +1,9 @@
 """Sample clips with a known answer: the class is a motion, in a known place and interval.
 
-Eight motions (`wb.samples.CLASSES`), two pairs of which are each other's time reversal, done by an object of
-one of eight appearances before a photograph, among static and moving distractors of other shapes, seen by
-an unsteady camera. What an explanation has to find is therefore known for every clip.
+Eight motions (`wb.samples.CLASSES`), two pairs of which are each other's time reversal, done by an
+object of one of eight appearances before a photograph, among static and moving distractors of other
+shapes, seen by an unsteady camera. What an explanation has to find is therefore known for every
+clip.
 
 Splits of `dataset`:
     iid: the object's appearance agrees with the class in 80 % of the clips, so a network may cheat.
@@ -57,9 +58,8 @@ DURATION = 1.92  # seconds: 48 frames
 SHORTEST = 1.4
 FPS = 25.0
 AGREEMENT = 0.8  # share of iid clips in which the appearance goes with the class
-TRAINING_SEEDS = (
-    1 << 40
-)  # seeds from here on are for training; everything that is measured lies below
+# Seeds from here on are for training; everything that is measured lies below.
+TRAINING_SEEDS = 1 << 40
 
 
 def make_clip(
@@ -82,8 +82,8 @@ def make_clip(
         duration: seconds, at least `SHORTEST`: an action takes up to 1.2.
 
     Returns:
-        A `Clip` with `.boxes` (T, 4) of the acting object, `.action` (start, stop) in seconds, and all actions in
-        `.actions`: two, in order of time, for the pair split.
+        A `Clip` with `.boxes` (T, 4) of the acting object, `.action` (start, stop) in seconds, and
+        all actions in `.actions`: two, in order of time, for the pair split.
 
     Raises:
         KeyError: no such class or split.
@@ -101,10 +101,11 @@ def make_clip(
 
 
 def dataset(split: str = "decorrelated", size: int = 400, seed: int = 0) -> Dataset:
-    """Return a `Dataset` of `size` procedural clips, classes in equal numbers; clips are drawn when read.
+    """Return a `Dataset` of `size` procedural clips, classes in equal numbers, drawn when read.
 
-    The index holds class, seed, interval (seconds) and appearance of each clip, without drawing it; for the
-    pair split also the second object's. Raises KeyError for an unknown split, ValueError for size < 1.
+    The index holds class, seed, interval (seconds) and appearance of each clip, without drawing it;
+    for the pair split also the second object's. Raises KeyError for an unknown split, ValueError
+    for size < 1.
     """
     if split not in SPLITS:
         raise KeyError(f"no split {split!r}; there are {', '.join(SPLITS)}")
@@ -121,8 +122,6 @@ def dataset(split: str = "decorrelated", size: int = 400, seed: int = 0) -> Data
             "name": f"{split}_{number:05d}_{label}",
             "class": label,
             "class_id": CLASSES.index(label),
-        }
-        row |= {
             "start": 0.0,
             "stop": DURATION,
             "duration": DURATION,
@@ -150,20 +149,25 @@ def _read(row: pd.Series, frames: int | None, stride: int | None) -> Clip:
     return replace(render(scene, indices, FPS), name=str(row.name))
 
 
-def shipped(folder: str | Path = FOLDER) -> Dataset:
+def shipped(folder: str | Path = FOLDER, *, backend: str | None = None) -> Dataset:
     """Return the 24 shipped clips as a `Dataset`: three of each class, with boxes and intervals.
 
-    Raises FileNotFoundError where `folder` does not hold them (they come with the repository, not the package).
+    `backend` is the decoder, as in `read_clip`.
+
+    Raises FileNotFoundError if `folder` does not hold them: they come with the repository, not with
+    the package.
     """
     folder = Path(folder)
     table = folder / "clips.csv"
     if not table.is_file():
         raise FileNotFoundError(
-            f"no sample clips at {folder}: work in a checkout of the repository, or `make samples`"
+            f"no sample clips at {folder}: work in a checkout of the repository, or run "
+            "`make samples`"
         )
     index = pd.read_csv(table, index_col="name")
 
-    return Dataset(index, list(CLASSES), partial(_read_file, folder), title="shipped samples")
+    reader = partial(_read_file, folder, backend=backend)
+    return Dataset(index, list(CLASSES), reader, title="shipped samples")
 
 
 def draw_scene(
@@ -205,7 +209,7 @@ def draw_scene(
 
 
 def _annotated(clip: Clip, scene: Scene) -> Clip:
-    """Return a clip with what its scene says is in it."""
+    """Return a clip with the actions and boxes of its scene."""
     actions = tuple(
         Action(str(a.action), a.start, a.stop, boxes(a, scene, clip.times, clip.size))
         for a in scene.acting
@@ -213,8 +217,10 @@ def _annotated(clip: Clip, scene: Scene) -> Clip:
     return replace(clip, actions=actions, label=actions[0].label, boxes=actions[0].boxes)
 
 
-def _read_file(folder: Path, row: pd.Series, frames: int | None, stride: int | None) -> Clip:
-    clip = read_clip(folder / row["path"], frames=frames, stride=stride, name=str(row.name))
+def _read_file(
+    folder: Path, row: pd.Series, frames: int | None, stride: int | None, backend: str | None
+) -> Clip:
+    clip = read_clip(folder / row["path"], frames, stride, name=str(row.name), backend=backend)
     return _annotated(clip, draw_scene(row["class"], int(row["seed"]), row["split"]))
 
 
@@ -260,18 +266,19 @@ def _actor(
     shape, colour, texture = APPEARANCES[appearance]
     size = rng.uniform(0.12, 0.165)
     span = stop - start
-    swing, rate = 0.0, 0.0
+    swing = 0.0
+    rate = 0.0
     y = rng.uniform(0.25, 0.75)
     if label == "stir":
-        swing, rate = (
-            rng.uniform(0.09, 0.12),
-            max(rng.uniform(1.4, 1.9), 1.0 / span) * rng.choice([-1, 1]),
-        )
+        swing = rng.uniform(0.09, 0.12)
+        rate = max(rng.uniform(1.4, 1.9), 1.0 / span) * rng.choice([-1, 1])
         y = rng.uniform(0.2, 0.58)
     elif label == "shake":
-        swing, rate = rng.uniform(0.085, 0.12), rng.uniform(2.2, 2.9)
+        swing = rng.uniform(0.085, 0.12)
+        rate = rng.uniform(2.2, 2.9)
     elif label == "pound":
-        swing, rate = rng.uniform(0.14, 0.19), max(rng.uniform(1.7, 2.3), 1.2 / span)
+        swing = rng.uniform(0.14, 0.19)
+        rate = max(rng.uniform(1.7, 2.3), 1.2 / span)
         y = rng.uniform(0.4, 0.8)
     elif label in ("lift", "lower"):
         swing = rng.uniform(0.3, 0.42)
@@ -281,34 +288,47 @@ def _actor(
     elif label == "rotate":
         rate = max(rng.uniform(0.8, 1.3), 0.6 / span) * rng.choice([-1, 1])
     opened = 0.0 if rng.random() < 0.5 else 1.0
+    # The order of the draws is part of a seed's scene.
     return Actor(
-        shape, _vary(rng, colour), texture, x=rng.uniform(*across) * ASPECT, y=y, size=size,
-        angle=rng.uniform(-np.pi, np.pi), opened=opened, action=label, start=start, stop=stop, swing=swing,
+        shape,
+        _vary(rng, colour),
+        texture,
+        x=rng.uniform(*across) * ASPECT,
+        y=y,
+        size=size,
+        angle=rng.uniform(-np.pi, np.pi),
+        opened=opened,
+        action=label,
+        start=start,
+        stop=stop,
+        swing=swing,
         rate=float(rate),
-    )  # fmt: skip
+    )
 
 
 def _distractor(rng: np.random.Generator, actors: list[Actor]) -> Actor:
-    """Return a still object of another shape, out of the way of those that act where that can be had."""
+    """Return a still object of another shape, if possible out of the way of those that act."""
     size = rng.uniform(0.06, 0.13)
     for _ in range(20):
         x, y = rng.uniform(0.08, 0.92) * ASPECT, rng.uniform(0.1, 0.9)
         if all(np.hypot(x - a.x, y - a.y) > size + a.size * (1 + GAP) + a.swing for a in actors):
             break
-    colour = tuple(int(c) for c in rng.integers(40, 230, 3))
+    red, green, blue = rng.integers(40, 230, 3)
+    colour = (int(red), int(green), int(blue))
     shape = str(rng.choice(DISTRACTOR_SHAPES))
-    return Actor(shape, colour, "plain", x=x, y=y, size=size, angle=rng.uniform(-np.pi, np.pi))  # type: ignore[arg-type]
+    angle = rng.uniform(-np.pi, np.pi)
+    return Actor(shape, colour, "plain", x=x, y=y, size=size, angle=angle)
 
 
 def _drifter(rng: np.random.Generator, duration: float) -> Actor:
-    """Return an object of another shape that crosses the picture at constant velocity all the time."""
+    """Return an object of another shape that crosses the picture at constant velocity."""
     still = _distractor(rng, [])
     direction = rng.uniform(-0.6, 0.6) + (np.pi if rng.random() < 0.5 else 0)
     speed = rng.uniform(0.15, 0.45)
     drift = (speed * np.cos(direction), speed * np.sin(direction))
-    return replace(
-        still, x=still.x - drift[0] * duration / 2, y=still.y - drift[1] * duration / 2, drift=drift
-    )
+    x = still.x - drift[0] * duration / 2
+    y = still.y - drift[1] * duration / 2
+    return replace(still, x=x, y=y, drift=drift)
 
 
 def _vary(rng: np.random.Generator, colour: tuple[int, int, int]) -> tuple[int, int, int]:

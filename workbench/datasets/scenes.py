@@ -1,8 +1,8 @@
 """Procedural scenes: objects that act, in a known place and interval, before a photograph.
 
-A `Scene` is a description in continuous space and time, so that one seed gives the same scene at any
-resolution and frame rate. Lengths are in units of the picture's height: x runs from 0 to `ASPECT`, y from
-0 (top) to 1. Times are in seconds.
+A `Scene` is a description in continuous space and time, so that one seed gives the same scene at
+any resolution and frame rate. Lengths are in units of the picture's height: x runs from 0 to
+`ASPECT`, y from 0 (top) to 1. Times are in seconds.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ GAP = 0.55  # how far each half of an opened object stands off, in radii
 class Actor:
     """An object: what it looks like, where it rests, and what it does when.
 
-    `action` is None for a distractor. `drift` moves it at constant velocity (x, y per second) throughout.
-    `size` is the radius; `swing` the reach of the motion; `rate` cycles or turns per second, signed.
+    `action` is None for a distractor. `drift` moves it at constant velocity (x, y per second)
+    throughout. `size` is the radius; `swing` the reach of the motion; `rate` cycles or turns per
+    second, signed.
     """
 
     shape: str
@@ -120,7 +121,7 @@ def pose(actor: Actor, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def boxes(actor: Actor, scene: Scene, times: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return (T, 4) float32 boxes (x0, y0, x1, y1) around what is seen of an actor, in pixels of `size`."""
+    """Return (T, 4) float32 boxes (x0, y0, x1, y1) around an actor, in pixels of `size`."""
     x, y, angle, opened = pose(actor, times)
     sway_x, sway_y = _camera(scene, times)
     u, v = _outline(actor.shape)
@@ -140,10 +141,10 @@ def boxes(actor: Actor, scene: Scene, times: np.ndarray, size: tuple[int, int]) 
 def render(
     scene: Scene, indices: np.ndarray, fps: float = 25.0, size: tuple[int, int] = (240, 320)
 ) -> Clip:
-    """Draw frames (T,) of a scene, counted from 0 at `fps` a second, as a Clip with its actions and their boxes.
+    """Draw frames (T,) of a scene, counted from 0 at `fps` a second, with its actions and boxes.
 
-    A frame looks the same whichever others are drawn with it. `size` is (height, width) in pixels; another
-    aspect than 4:3 squashes the picture.
+    A frame looks the same whichever others are drawn with it. `size` is (height, width) in pixels;
+    another aspect than 4:3 squashes the picture.
     """
     indices = np.asarray(indices, dtype=np.int64)
     times = indices / fps
@@ -182,34 +183,34 @@ def _photograph(name: str) -> Image.Image:
 
 
 def _background(scene: Scene, times: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return (T, H, W, 3) float32: the photograph's cut-out, moved by the camera with sub-pixel steps."""
+    """Return (T, H, W, 3) float32: the cut-out of the photograph that the camera sees."""
     height, width = size
     picture = _photograph(scene.photograph)
     margin = 3 * scene.jitter * len(scene.sway) + 0.01
-    pad_y, pad_x = int(np.ceil(margin * height)) + 1, int(np.ceil(margin * width / ASPECT)) + 1
+    pad_y = int(np.ceil(margin * height)) + 1
+    pad_x = int(np.ceil(margin * width / ASPECT)) + 1
     tall = scene.zoom * min(picture.height, picture.width / ASPECT)
     left = scene.corner[0] * (picture.width - tall * ASPECT)
     top = scene.corner[1] * (picture.height - tall)
-    cut = picture.resize(
+    seen = picture.resize(
         (width + 2 * pad_x, height + 2 * pad_y),
         Image.Resampling.BILINEAR,
         box=(left, top, left + tall * ASPECT, top + tall),
     )
-    photo = np.asarray(cut, dtype=np.float32) * np.asarray(scene.tint, dtype=np.float32)
+    photo = np.asarray(seen, dtype=np.float32) * np.asarray(scene.tint, dtype=np.float32)
     sway_x, sway_y = _camera(scene, times)
     canvas = np.empty((len(times), height, width, 3), dtype=np.float32)
     for frame, (dx, dy) in enumerate(zip(sway_x * width / ASPECT, sway_y * height)):
-        row, column = pad_y - dy, pad_x - dx
-        r, c = int(np.floor(row)), int(np.floor(column))
-        b, a = np.float32(row - r), np.float32(column - c)
-        upper = (1 - a) * photo[r : r + height, c : c + width] + a * photo[
-            r : r + height, c + 1 : c + 1 + width
-        ]
-        r += 1
-        lower = (1 - a) * photo[r : r + height, c : c + width] + a * photo[
-            r : r + height, c + 1 : c + 1 + width
-        ]
-        canvas[frame] = (1 - b) * upper + b * lower
+        # Bilinear: the camera moves in steps smaller than a pixel.
+        row = pad_y - dy
+        column = pad_x - dx
+        top_row = int(np.floor(row))
+        left_column = int(np.floor(column))
+        down = np.float32(row - top_row)
+        right = np.float32(column - left_column)
+        cut = photo[top_row : top_row + height + 1, left_column : left_column + width + 1]
+        across = (1 - right) * cut[:, :-1] + right * cut[:, 1:]
+        canvas[frame] = (1 - down) * across[:-1] + down * across[1:]
     return canvas
 
 

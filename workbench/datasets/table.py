@@ -17,14 +17,16 @@ class Dataset:
     """Labelled segments of videos.
 
     Attributes:
-        index: DataFrame, a row a segment, indexed by the clip's name; at least the columns `class` (name),
-            `class_id` (0-based position in `classes`), `start`, `stop` and `duration` (seconds; NaN as the
-            stop is the end of the file). Data sets on disk have `present`, whether the file is there.
+        index: DataFrame, a row a segment, indexed by the clip's name; at least the columns `class`
+            (name), `class_id` (0-based position in `classes`), `start`, `stop` and `duration`
+            (seconds; a stop of NaN is the end of the file). Data sets on disk have `present`,
+            whether the file is there.
         classes: class names.
-        reader: reads a row's segment, called with the row and `frames=`, `stride=` as `read_clip` takes them;
-            `frames=None` is all of the segment. A row with another `start` and `stop` reads that stretch.
-        title: what the data set is called.
-        frames, stride: how a clip is sampled where `read` is not told, as `read_clip` takes them.
+        reader: reads a row's segment, called with the row and `frames=`, `stride=` as in
+            `read_clip`; `frames=None` is all of the segment. A row with another `start` and `stop`
+            reads that interval.
+        title: the data set's name.
+        frames, stride: the sampling of `read` if it is called without, as in `read_clip`.
     """
 
     index: pd.DataFrame
@@ -35,10 +37,10 @@ class Dataset:
     stride: int | None = None
 
     def __post_init__(self) -> None:
-        twice = self.index.index[self.index.index.duplicated()]
-        if len(twice):
+        repeated = self.index.index[self.index.index.duplicated()]
+        if len(repeated):
             raise ValueError(
-                f"names in the index must be unique; {twice[0]!r} stands there more than once"
+                f"names in the index must be unique; {repeated[0]!r} occurs more than once"
             )
 
     def __len__(self) -> int:
@@ -54,12 +56,13 @@ class Dataset:
         return self.read(key)
 
     def read(self, key: int | str, frames: int | None = None, stride: int | None = None) -> Clip:
-        """Read a clip by name or row, sampled as `read_clip` does; without `frames` and `stride`, as the data set says.
+        """Read a clip by name or row, sampled as `read_clip` does.
 
-        Where that says nothing either, all frames of the segment are read.
+        Without `frames` and `stride`, the data set's own sampling is used; if it has none either,
+        all frames of the segment are read.
 
         Raises:
-            KeyError, IndexError: no such clip; the message says what there is.
+            KeyError, IndexError: no such clip; the message lists what there is.
             FileNotFoundError: the clip's file is not on the disk.
             ClipError, ValueError: it cannot be read, or not as asked.
         """
@@ -68,10 +71,9 @@ class Dataset:
         return self.reader(self._row(key), frames=frames, stride=stride)
 
     def subset(self, rows: pd.DataFrame | pd.Index | pd.Series) -> Dataset:
-        """Return the data set of some rows: a part of `index`, clip names, or a boolean column."""
-        return replace(
-            self, index=self.index.loc[rows.index if isinstance(rows, pd.DataFrame) else rows]
-        )
+        """Return the data set of some rows: part of `index`, clip names, or a boolean column."""
+        names = rows.index if isinstance(rows, pd.DataFrame) else rows
+        return replace(self, index=self.index.loc[names])
 
     def present(self) -> Dataset:
         """Return the data set of the clips whose files were on the disk when it was made."""

@@ -12,7 +12,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ..clips.clip import Clip
-from ..clips.videos import ClipError
+from ..clips.errors import ClipError
 from ..datasets.table import Dataset
 from ..metrics.baseline_volumes import centre_gaussian, frame_difference
 from ..metrics.confidence import bootstrap

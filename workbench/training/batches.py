@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.utils.data
 
-from ..clips.videos import ClipError
+from ..clips.errors import ClipError
 from ..datasets.table import Dataset
 from ..models.input_spec import InputSpec
 from .augmentation import Ends, matched, random_view, random_window, segment_ends

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..clips.videos import ClipError
+from ..clips.errors import ClipError
 from ..datasets.table import Dataset
 from ..models.checkpoints import load_strictly
 from ..models.video_model import VideoModel, find_module

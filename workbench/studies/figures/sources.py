@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ...clips.clip import Action, Clip
-from ...clips.videos import video_info
+from ...clips.packets import video_info
 from ...datasets.epic import epic_kitchens
 from ...datasets.places import find_data
 from ...datasets.samples import shipped
