@@ -398,3 +398,47 @@ def test_buffers_that_a_network_writes_are_given_back(x):
 def test_dropout_in_eval_mode_is_mentioned(x):
     with pytest.warns(UserWarning, match="another answer for the same clip"):
         explained(Counting(0.5), x)
+
+
+class Conserving(Tokens):
+    """Blocks without biases, then a mean, a norm and a head without a bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Identity()
+        self.fc = nn.Linear(16, 5, bias=False)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+        for parameter in self.blocks.parameters():
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=0.4)
+        for block in self.blocks:
+            block.activation = nn.GELU()
+            block.activation_relu_or_gelu = 0
+
+    def forward(self, x):
+        return self.fc(self.norm(self.blocks(self.embed(self.tokens(x))).mean(1)))
+
+
+def test_relevance_adds_up_to_the_logit(x):
+    network = Conserving()
+    ex = explained(network, x, weights="relevance")
+    assert ex.layer == "embed"
+    assert tuple(ex.activations.shape) == (16, 8, 4, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(ex.logits, network(x)[0], rtol=1e-3, atol=1e-4)
+    for number in range(5):
+        assert ex.weighting.conserved(number) == pytest.approx(1, abs=1e-3)
+        mean = float(ex.tube(number).map.mean())
+        assert mean == pytest.approx(float(ex.logits[number]), abs=1e-3)
+    plain = explained(network, x, weights="gradient")
+    assert plain.layer != "embed"
+
+
+def test_relevance_of_an_exact_network_is_its_tube(x):
+    network = Pooled()
+    exact, relevant = explained(network, x), explained(network, x, weights="relevance")
+    for number in range(5):
+        a, b = exact.tube(number).map, relevant.tube(number).map
+        np.testing.assert_allclose(a, b, atol=1e-4 * np.ptp(a))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -112,6 +112,7 @@ class VideoModel:
         *,
         gradients_from: Iterable[Call] = (),
         observe: Observer | None = None,
+        within: AbstractContextManager[Any] | None = None,
         network: nn.Module | None = None,
         training: bool = False,
     ) -> Pass:
@@ -126,6 +127,7 @@ class VideoModel:
             take: calls of layers whose outputs to return.
             gradients_from: those of them at which gradients begin; without any, none are recorded.
             observe: called with every layer's name, inputs and output.
+            within: a context to run in, for example one that intercepts operations.
             network: what to call in place of the bare network: the same one inside a wrapper.
             training: leave mode, precision, memory format and gradients as they are, and do not
                 check for NaN: a training step does that for itself.
@@ -152,6 +154,7 @@ class VideoModel:
                 torch.no_grad(),
                 taking(self.network, calls, gradients_from=starts) as taken,
                 observing(self.network, observe) if observe else nullcontext(),
+                within or nullcontext(),
             ):
                 output = self._call(called, x)
                 outputs = named_outputs(output, len(x))

@@ -4,7 +4,8 @@ An explanation holds one of two kinds, each with `.of(class_id)`:
 
 - `HeadWeights`: the weights of a linear head behind average pooling, proved on this clip.
 - `GradientWeights`: Grad-CAM (Selvaraju et al., ICCV 2017), Grad-CAM++ (Chattopadhay et al., WACV
-  2018) or LayerCAM (Jiang et al., TIP 2021), from the recorded graph of the same forward pass.
+  2018), LayerCAM (Jiang et al., TIP 2021) or conserved relevance (see `saliency.relevance`), from
+  the recorded graph of the same forward pass.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class GradientWeights:
     τ has the same units.
 
     Attributes:
-        kind: "gradient", "gradient++" or "layer".
+        kind: "gradient", "gradient++", "layer" or "relevance".
         graph: what gradients are taken of.
         number: which clip of the graph's batch this is.
         maps: (C, T', H', W') of each pathway.
@@ -138,6 +139,15 @@ class GradientWeights:
             weigh = KINDS[self.kind]
             self._known[class_id] = tuple(map(weigh, gradients, self.maps))
         return self._known[class_id]
+
+    def conserved(self, class_id: int) -> float:
+        """Return the sum of weight × map over all voxels as a share of the logit.
+
+        For "relevance" it is 1 less the share that biases and class tokens contribute.
+        """
+        pairs = zip(self.of(class_id), self.maps)
+        total = sum(float((weights * maps).sum()) / maps[0].numel() for weights, maps in pairs)
+        return total / float(self.graph.logits[self.number, class_id].detach())
 
     def table(self) -> torch.Tensor | None:
         """Return (N, C) the weights of all classes; None until each class has been asked for."""
@@ -177,4 +187,14 @@ def _layer_cam(gradient: torch.Tensor, _maps: torch.Tensor) -> torch.Tensor:
     return gradient.relu() * gradient[0].numel()
 
 
-KINDS = {"gradient": _grad_cam, "gradient++": _grad_cam_plus_plus, "layer": _layer_cam}
+def _relevance(gradient: torch.Tensor, _maps: torch.Tensor) -> torch.Tensor:
+    """Weigh each voxel by its own gradient, signed; times the number of voxels, as `_layer_cam`."""
+    return gradient * gradient[0].numel()
+
+
+KINDS = {
+    "gradient": _grad_cam,
+    "gradient++": _grad_cam_plus_plus,
+    "layer": _layer_cam,
+    "relevance": _relevance,
+}

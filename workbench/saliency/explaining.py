@@ -18,6 +18,7 @@ from .class_weights import KINDS, GradientWeights, HeadWeights, RecordedGraph, j
 from .explanation import Explanation
 from .layer_search import Choices, LayerChoice, choose_layers, tolerance
 from .linear_heads import held_norm, linear_head, residual
+from .relevance import HeldLinear
 
 __all__ = ["explain", "explain_batch"]
 
@@ -39,6 +40,7 @@ def explain(
             says. A ready tensor (1, 3, T, H, W) is taken as it is.
         weights: None: those of the head if it is pooled and linear, gradients otherwise.
             "gradient", "gradient++" or "layer" ask for those, see `saliency.class_weights`.
+            "relevance" is for transformers: conserved relevance of the first layer of tokens.
         place: on the network's first clip, also prove how time, height and width lie in the maps,
             by six more passes; see `saliency.place`.
 
@@ -76,7 +78,8 @@ def explain_batch(
             raise ValueError("the input holds NaN or infinite values")
         # The network may have changed since it was searched: then search once more.
         for again in (False, True):
-            choices = choose_layers(model, x[:1], again=again, place=place)
+            first = weights == "relevance"
+            choices = choose_layers(model, x[:1], again=again, place=place, first=first)
             try:
                 return _explanations(model, seen, x, choices, weights)
             except _OutdatedError:
@@ -101,7 +104,8 @@ def _explanations(
         if weights is not None or choice.head is None:
             starts |= sites
     try:
-        passed = model.run(x, calls, gradients_from=starts)
+        held = HeldLinear() if weights == "relevance" else None
+        passed = model.run(x, calls, gradients_from=starts, within=held)
         logits = {name: _logits(passed, choice, len(x)) for name, choice in choices.items()}
     except KeyError as error:  # a layer or an output is gone, or is called less often
         raise _OutdatedError from error

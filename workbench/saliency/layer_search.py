@@ -102,7 +102,12 @@ _REMEMBERED: WeakKeyDictionary[VideoModel, dict[Any, _Remembered]] = WeakKeyDict
 
 
 def choose_layers(
-    model: VideoModel, x: torch.Tensor, *, again: bool = False, place: bool = True
+    model: VideoModel,
+    x: torch.Tensor,
+    *,
+    again: bool = False,
+    place: bool = True,
+    first: bool = False,
 ) -> Choices:
     """Return what to explain of each output: what is remembered, or what a search finds.
 
@@ -115,6 +120,8 @@ def choose_layers(
         x: an input (1, 3, T, H, W) to search with.
         again: search anew whatever is remembered.
         place: prove how time, height and width lie, too, by six more passes.
+        first: choose the first layer of tokens in place of the last layer that fits. Networks
+            without tokens are not affected.
 
     Raises:
         ValueError: no layer has a map to explain, or the given layer and head do not fit.
@@ -122,7 +129,7 @@ def choose_layers(
     """
     size = (x.shape[2], x.shape[3], x.shape[4])
     remembered = _REMEMBERED.setdefault(model, {})
-    asked = (model.layer, model.head, place)
+    asked = (model.layer, model.head, place, first)
     for key in ((*asked, size), (*asked, None)):
         known = remembered.get(key)
         if known is None or again:
@@ -130,7 +137,7 @@ def choose_layers(
         proved = all(choice.head is not None for choice in known.choices.values())
         if proved or known.state == _weight_state(model):
             return known.choices
-    choices = _Search(model, x, place).run()
+    choices = _Search(model, x, place, first).run()
     sites = [site for choice in choices.values() for site in choice.sites]
     sized = any(site.layout.of_tokens or site.call.number == EVERY for site in sites)
     remembered[(*asked, size if sized else None)] = _Remembered(choices, _weight_state(model))
@@ -172,6 +179,7 @@ class _Search:
     model: VideoModel
     x: torch.Tensor
     place: bool
+    first: bool
     seen: list[LayerOutput] = field(default_factory=list)
     # Layers that are a possible head of the current output, or hold one.
     head_parts: frozenset[str] = frozenset()
@@ -197,7 +205,7 @@ class _Search:
             logits, source, independent = before_activation(self.seen, row[0].float())
             self.head_parts = head_parts(self.model.network, len(logits))
             # A layer that passes the completeness test is proved as a sum.
-            choice = self._by_identity(name, logits, source)
+            choice = None if self.first else self._by_identity(name, logits, source)
             if choice is None or (self._guessed(choice) and choice.place is None):
                 # Otherwise, or if its voxels lie in no known order, the last layer with a map by
                 # which the logits have a gradient.
@@ -254,6 +262,8 @@ class _Search:
         """
         classes = len(row)
         sites = self._candidate_sites()
+        if self.first and sites and sites[0].layout.of_tokens:
+            return self._first_of_tokens(sites, output, source)
         if self.model.layer is None and not self.model.input.pathways:
             choice = self._last_in_place(sites, output, row, source)
             if choice is not None:
@@ -278,6 +288,22 @@ class _Search:
         if not chosen:
             return None
         return self._placed(LayerChoice(output, chosen, None, source), free=True)
+
+    def _first_of_tokens(
+        self, sites: list[Site], output: str, source: Call | None
+    ) -> LayerChoice | None:
+        """Return the first layer of tokens that everything passes through, whose place is proved."""
+        start = next(s for s in self.seen if s.has_parameters)
+        before = Site(start.call, sites[0].layout)
+        for site in reversed([each for each in sites if each.layout.of_tokens]):
+            if site.call == start.call:
+                continue
+            choice = self._placed(LayerChoice(output, (site,), None, source), free=True)
+            # A normalisation within a block is bypassed by the block's residual connection.
+            bypassed = self._with_gradient([before], output, source, (site,), anywhere=True)
+            if not bypassed and (choice.place is not None or not self.place):
+                return choice
+        return None
 
     def _last_in_place(
         self, sites: list[Site], output: str, row: torch.Tensor, source: Call | None
@@ -408,12 +434,19 @@ class _Search:
         ]
 
     def _with_gradient(
-        self, sites: list[Site], output: str, source: Call | None, cut: tuple[Site, ...]
+        self,
+        sites: list[Site],
+        output: str,
+        source: Call | None,
+        cut: tuple[Site, ...],
+        *,
+        anywhere: bool = False,
     ) -> list[Site]:
         """Return those of some layers, listed from the last one, by which the logits vary.
 
         The head of a class token leaves the other tokens of the last layers without a gradient. No
-        gradient flows through the layers in `cut`.
+        gradient flows through the layers in `cut`. With `anywhere` any gradient counts, whatever
+        the layout.
         """
         calls = [site.call for site in sites]
         ends = [site.call for site in cut]
@@ -434,6 +467,8 @@ class _Search:
         for (site, maps), gradient in zip(reached, gradients):
             filled = torch.zeros_like(maps) if gradient is None else gradient
             by_site.setdefault(site, []).append(filled)
+        if anywhere:
+            return [s for s, parts in by_site.items() if any(bool(p.any()) for p in parts)]
         return [site for site, parts in by_site.items() if _varies(site, join_calls(parts))]
 
     def _collapsed(self, seen: LayerOutput, layout: Layout) -> bool:
