@@ -30,6 +30,7 @@ from .saliency.explaining import explain
 from .saliency.explanation import Explanation
 from .saliency.tubes import Tube, tau_for_share
 from .studies import charts, evaluation, figures, study
+from .studies.diagnosis import diagnose
 from .studies.evaluation import evaluate, predictions
 from .studies.randomisation import cascading_randomisation
 from .training.fine_tuning import fine_tune

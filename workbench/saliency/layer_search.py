@@ -37,7 +37,15 @@ from .linear_heads import (
 )
 from .place import PROVED, best_reading, respond
 
-__all__ = ["Choices", "LayerChoice", "Site", "choose_layers", "proved_head", "tolerance"]
+__all__ = [
+    "Choices",
+    "LayerChoice",
+    "Site",
+    "choose_layers",
+    "layers_with_place",
+    "proved_head",
+    "tolerance",
+]
 
 TOLERANCE = 1e-4  # of the largest logit: what the completeness test may miss by
 # Through a LayerNorm: tighter, because a mean of norms over frames is nearly a norm of the mean.
@@ -144,6 +152,16 @@ def choose_layers(
     return choices
 
 
+def layers_with_place(model: VideoModel, x: torch.Tensor, count: int) -> list[str]:
+    """Return up to `count` earlier layers that the logits depend on and whose place is proved.
+
+    Evenly spaced over the network's depth, the last one first; the default layer is left out.
+    """
+    search = _Search(model, x, place=True, first=False)
+    with torch.inference_mode(False), torch.autocast(model.device.type, enabled=False):
+        return search.earlier_layers(count)
+
+
 def proved_head(model: VideoModel) -> str | None:
     """Return the dotted name of a head that was proved for a model, if any was."""
     for known in _REMEMBERED.get(model, {}).values():
@@ -216,6 +234,23 @@ class _Search:
                 choices[name] = replace(choice, independent=independent)
         self._check_found(choices)
         return choices
+
+    def earlier_layers(self, count: int) -> list[str]:
+        """Return up to `count` layers with a proved place; see `layers_with_place`."""
+        self.bar = tqdm(disable=True)
+        choices = self._run()
+        name, choice = next(iter(choices.items()))
+        default = choice.sites[-1].call
+        sites = [site for site in self._candidate_sites() if site.call != default]
+        steps = max(1, len(sites) // (3 * count)) if count else 1
+        found: list[str] = []
+        for site in sites[::steps]:
+            if len(found) == count:
+                break
+            placed = self._placed(LayerChoice(name, (site,), None, choice.logits), free=True)
+            if placed.place is not None and self._with_gradient([site], name, choice.logits, ()):
+                found.append(site.call.layer)
+        return found
 
     def _pass(self, *args: Any, **options: Any) -> Pass:
         self.bar.update()
