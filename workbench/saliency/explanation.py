@@ -109,7 +109,7 @@ class Explanation:
 
     @property
     def how(self) -> str:
-        """In words: exact, and how exact, or by which gradient weights; and if the place is proved."""
+        """In words: exact and how exact, or by which weights; and whether the place is proved."""
         return f"{self.weighting.how}, place {'unknown' if self.place is None else 'proved'}"
 
     @property

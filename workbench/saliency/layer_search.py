@@ -2,8 +2,9 @@
 
 If a network ends in average pooling and a linear layer, the mean over (T', H', W') of
 Σ_j y_ij a_j plus the bias *is* logit i. A layer that passes this completeness test is the right
-one, and its channel axis is known. If no layer passes, the search falls back to the last layer with a
-spatio-temporal map that the logits depend on, and weights come from gradients.
+one, and its channel axis is known. If no layer passes, the search falls back to the last layer
+with a spatio-temporal map that the logits depend on, and weights come from gradients. How time,
+height and width lie is proved separately, see `place`.
 """
 
 from __future__ import annotations
@@ -327,7 +328,7 @@ class _Search:
     def _first_of_tokens(
         self, sites: list[Site], output: str, source: Call | None
     ) -> LayerChoice | None:
-        """Return the first layer of tokens that everything passes through, whose place is proved."""
+        """Return the first layer of tokens with a proved place that everything passes through."""
         start = next(s for s in self.seen if s.has_parameters)
         before = Site(start.call, sites[0].layout)
         for site in reversed([each for each in sites if each.layout.of_tokens]):
@@ -343,7 +344,7 @@ class _Search:
     def _last_in_place(
         self, sites: list[Site], output: str, row: torch.Tensor, source: Call | None
     ) -> LayerChoice | None:
-        """Return the last layer that the logits depend on, and whose voxels lie in a known order."""
+        """Return the last layer that the logits depend on and whose voxels lie in a known order."""
         rest = iter(sites)
         first: LayerChoice | None = None
         tried = 0

@@ -1,9 +1,9 @@
 """Relevance that is conserved, for transformers: gradient × token with the network held linear.
 
-The rules are those of AttnLRP (Achtibat et al., ICML 2024), and of Ali et al. (ICML 2022): the standard
-deviation of every LayerNorm, the attention weights of every softmax and the gate of every GELU or
-SiLU are held at the values of this clip. What remains is linear in the tokens apart from biases, so the
-sum of gradient × token over all tokens is the logit less what biases contribute.
+The rules are those of AttnLRP (Achtibat et al., ICML 2024) and of Ali et al. (ICML 2022): the
+standard deviation of every LayerNorm, the attention weights of every softmax and the gate of every
+GELU or SiLU are held at the values of this clip. What remains is linear in the tokens apart from
+biases, so the sum of gradient × token over all tokens is the logit less what biases contribute.
 
 Held fixed are the operations themselves while the graph is recorded: no network is patched.
 """

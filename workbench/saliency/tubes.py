@@ -74,7 +74,8 @@ class Tube:
         nan = ", has NaN" if np.isnan(self.volume).any() else ""
         return (
             f"<Tube of {self.label!r}: {shape}, "
-            f"{self.volume.min():.4g} to {self.volume.max():.4g}, {tau}, {self.kept} of {self.features} kept{nan}>"
+            f"{self.volume.min():.4g} to {self.volume.max():.4g}, {tau}, "
+            f"{self.kept} of {self.features} kept{nan}>"
         )
 
 

@@ -1,4 +1,4 @@
-"""Diagnosis: which layer and which kind of weights explain a network best, on the user's own clip."""
+"""Diagnosis: which layer and which kind of weights explain a network best, on one's own clip."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def diagnose(
     """Compare layers and kinds of weights by a short deletion test on one clip.
 
     Deletion replaces the voxels that a tube marks, insertion shows nothing else, and the network
-    is asked again (`wb.deletion`, `wb.insertion`). What a tube is worth is the difference of the two
-    areas, less that of a random order. One clip is one clip: repeat it on several.
+    is asked again (`wb.deletion`, `wb.insertion`). What a tube is worth is the difference of the
+    two areas, less that of a random order. One clip is one clip: repeat it on several.
 
     Args:
         model: from `wb.load_model` or `wb.wrap_model`.
