@@ -1,8 +1,8 @@
 """The proof of place: how time, height and width lie in a layer's output.
 
 The completeness test proves layer, head and channel axis. It says nothing about the order of
-voxels, because a mean does not depend on it. So the input is disturbed region by region: the first and the
-last half along each of T, H and W. If the map's axes are what a layout says, the voxels of a half
+voxels, because a mean does not depend on it. So the input is disturbed region by region: the first
+and the last half along each of T, H and W. If the map's axes are what a layout says, the voxels of a half
 change more when that half of the clip is disturbed than when the other half is.
 
 The score of an axis is the area under the ROC curve of that comparison over the voxels: 1 if every
@@ -90,7 +90,7 @@ def best_reading(
 
 
 def place_score(response: Response, layout: Layout) -> float:
-    """Return how well a layout places the changes: 1 at best, 0.5 by chance, NaN if nothing changed.
+    """Return how well a layout places the changes: 1 at best, 0.5 by chance; NaN without change.
 
     An axis along which the map has one voxel, or the clip one frame, has no place to prove.
     """
