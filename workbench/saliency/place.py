@@ -2,8 +2,8 @@
 
 The completeness test proves layer, head and channel axis. It says nothing about the order of
 voxels, because a mean does not depend on it. So the input is disturbed region by region: the first
-and the last half along each of T, H and W. If the map's axes are what a layout says, the voxels of a half
-change more when that half of the clip is disturbed than when the other half is.
+and the last half along each of T, H and W. If the map's axes are what a layout says, the voxels of
+a half change more when that half of the clip is disturbed than when the other half is.
 
 The score of an axis is the area under the ROC curve of that comparison over the voxels: 1 if every
 voxel follows its own half, 0.5 by chance, 0 if the axis runs backwards. The score of a layout is
