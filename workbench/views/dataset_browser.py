@@ -16,7 +16,7 @@ import pandas as pd
 from ..datasets.table import Dataset
 from ..models.video_model import VideoModel
 from ..saliency.explanations import Explanation, explain
-from .explorer import Explorer, explore, guarded
+from .explorer.app import Explorer, guarded
 
 __all__ = ["Browser", "browse"]
 
