@@ -592,7 +592,7 @@ export function rounded(value, span) {
   return digits <= 5 ? value.toFixed(digits) : value.toExponential(1);
 }
 
-const percent = (/** @type {number} */ share) => `${(100 * share).toFixed(1)} %`;
+const percent = (/** @type {number} */ share) => `${(100 * share).toFixed(1)}%`;
 
 /**
  * An element with attributes, listeners (`onclick: …`) and children. `label` is read aloud and shown as a
@@ -640,7 +640,7 @@ class Panel {
     this.buffer = document.createElement("canvas");
     this.buffer.width = width;
     this.buffer.height = height;
-    this.canvas = make("canvas", { class: "wb-overlay", role: "img" });
+    this.canvas = make("canvas", { class: "wb-overlay", role: "img", "aria-label": title });
     this.canvas.style.aspectRatio = `${width} / ${height}`;
     this.canvas.style.maxWidth = `${Math.round((430 * width) / height)}px`;
     this.bar = make("canvas", { class: "wb-bar", role: "img", "aria-label": "colour bar of the overlay" });
@@ -876,6 +876,8 @@ class Solid {
     const [start, stop] = timeEnds(this.panel.payload.times);
     const spare = HAIR * (stop - start);
     const longer = Math.max(H, W);
+    const { clientWidth, clientHeight } = this.panel.volume;
+    const away = Math.min(1.5, Math.max(1, (1.2 * clientHeight) / (clientWidth || clientHeight))); // a narrow box
     const axis = (/** @type {string} */ title, /** @type {number[]} */ range, nticks = 5) => ({
       title: { text: title, font: { size: 11, color: theme.ink } }, range, nticks, autorange: false, showbackground: false,
       showspikes: false, zeroline: false, showline: false, gridcolor: theme.line, tickfont: { size: 10, color: theme.soft },
@@ -888,7 +890,7 @@ class Solid {
         zaxis: axis("height (px)", [(1 + HAIR) * H, -HAIR * H], 4),
         aspectmode: "manual",
         aspectratio: { x: 1.5, y: W / longer, z: H / longer },
-        camera: { eye: { x: -1.0, y: -1.75, z: 0.8 }, center: { x: 0.02, y: 0, z: -0.1 } },
+        camera: { eye: { x: -1.05 * away, y: -1.9 * away, z: 0.85 * away }, center: { x: 0.02, y: 0, z: -0.17 } },
         dragmode: "orbit",
         uirevision: "volume",
       },
@@ -1109,7 +1111,7 @@ export class Explorer {
     this.first = this.evidence[0];
     const names = titles(this.evidence.map((one) => one.payload.model));
     this.panels = this.evidence.map((one, n) => new Panel(one.payload, names[n], LINES[n]));
-    if (this.comparable) this.panels.push(new Panel(this.first.payload, "difference A − B", LINES[3]));
+    if (this.comparable) this.panels.push(new Panel(this.first.payload, `difference: ${names.join(" − ")}`, LINES[3]));
     this.share = 1;
     this.dirty = { tube: true, body: true };
     this.queued = 0;
@@ -1314,7 +1316,7 @@ export class Explorer {
 
   watchSize() {
     const watch = new ResizeObserver(() => this.resized());
-    watch.observe(this.root);
+    for (const element of [this.root, ...this.panels.map((panel) => panel.element)]) watch.observe(element);
     this.closing.push(() => watch.disconnect());
   }
 
@@ -1375,7 +1377,7 @@ export class Explorer {
 
   /** @param {any} Plotly @param {Panel} panel */
   async makeVolume(Plotly, panel) {
-    await panel.solid.make(Plotly, this.frameOf(panel), this.look, this.theme);
+    await panel.solid.make(Plotly, this.frameOf(panel), this.lookOf(panel), this.theme);
     panel.solid.resize();
     /** @type {any} */ (panel.volume).on("plotly_relayout", (/** @type {any} */ event) => {
       const camera = event["scene.camera"];
@@ -1678,7 +1680,7 @@ export class Explorer {
       const kept = panel.tube ? `${panel.tube.kept} of ${this.evidence[n].features} features` : "";
       const mark = many ? make("span", { class: "wb-mark", style: `background:${panel.color}` }) : null;
       panel.caption.replaceChildren(mark ?? "", make("bdi", {}, panel.title), " says ", make("bdi", { class: "wb-says" }, payload.verdict),
-        make("small", {}, ` ${payload.how}${many ? ` · ${kept}` : ""}`));
+        make("small", {}, ` · ${payload.how}${many ? ` · ${kept}` : ""}`));
     });
     const { feature } = this.state;
     const name = feature === null ? this.first.payload.classes[this.target] : `feature ${feature}`;
@@ -1888,7 +1890,11 @@ export class Explorer {
       panel.profile.forEach((value, k) => context.lineTo(x(panel.payload.times[k]), y(value)));
       context.stroke();
       panel.profile.forEach((value, k) => context.fillRect(x(panel.payload.times[k]) - 2, y(value) - 2, 4, 4));
-      if (shown.length > 1) context.fillText(panel.title, left + 6 + (n * (right - left)) / shown.length, top + 6, (right - left) / shown.length - 10);
+      if (shown.length === 1) return;
+      // The key shares the lowest line with the axis title, which stands in its middle.
+      const place = left + ((n + (n >= shown.length / 2 ? 1 : 0)) * (right - left)) / (shown.length + 1);
+      context.fillRect(place, height - 12, 9, 9);
+      context.fillText(panel.title, place + 13, height - 7, (right - left) / (shown.length + 1) - 20);
     });
   }
 
