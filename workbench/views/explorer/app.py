@@ -352,10 +352,12 @@ class Explorer(widgets.VBox):
         return {}, [page_bytes(self.screen)]
 
 
-def guarded(app: Any, handler: Callable[[], None]) -> Callable[[Any], None]:
+def guarded(
+    app: Any, handler: Callable[[], None], subject: Callable[[], str] = lambda: ""
+) -> Callable[[Any], None]:
     """Return an observer that shows on an app's screen what goes wrong in a handler, and raises it.
 
-    Nothing is called while the app is `_quiet`.
+    `subject` names what the handler works on, for the message. Nothing is called while the app is `_quiet`.
     """
 
     @functools.wraps(handler)
@@ -365,7 +367,7 @@ def guarded(app: Any, handler: Callable[[], None]) -> Callable[[Any], None]:
         try:
             handler()
         except Exception as error:
-            app.screen.note = f"{type(error).__name__}: {error}"
+            app.screen.note = f"{subject()}{type(error).__name__}: {error}"
             raise
         app.screen.note = ""
 

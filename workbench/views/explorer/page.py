@@ -16,7 +16,7 @@ __all__ = ["page_bytes", "write_page"]
 
 _STATE = (
     "explanations", "colormaps", "choice", "tau", "frame", "feature", "mode", "opacity", "colormap", "low",
-    "high", "boxes", "search", "unit", "compare", "note", "step",
+    "high", "boxes", "search", "unit", "compare", "note",
 )  # fmt: skip
 
 _PAGE = """<!doctype html>

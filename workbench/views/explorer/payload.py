@@ -63,8 +63,13 @@ def payload(explanation: Explanation) -> dict[str, Any]:
 
 
 def top_classes(explanation: Explanation) -> list[int]:
-    """Return the most probable classes, whose gradients are computed at once."""
-    return explanation.logits.argsort(descending=True)[:TOP].tolist()
+    """Return the most probable classes, whose gradients are computed at once.
+
+    Classes with invalid gradients are left out, except the first: choosing one shows the error.
+    """
+    first, *others = explanation.logits.argsort(descending=True)[:TOP].tolist()
+    valid = (n for n in others if explanation.channel_weights(n).isfinite().all())
+    return [first, *valid]
 
 
 def row(explanation: Explanation, target: int) -> dict[str, Any]:

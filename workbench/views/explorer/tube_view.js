@@ -1496,8 +1496,8 @@ export class Explorer {
       "?": () => this.help(this.helpBox.hidden),
       Escape: () => (this.helpBox.hidden ? this.change({ feature: null }) : this.help(false)),
       m: () => this.change({ mode: modes[(modes.indexOf(this.state.mode) + 1) % modes.length] }),
-      n: () => this.host.set({ step: this.host.get("step") + 1 }),
-      p: () => this.host.set({ step: this.host.get("step") - 1 }),
+      n: () => this.root.dispatchEvent(new CustomEvent("wb-step", { bubbles: true, detail: 1 })),
+      p: () => this.root.dispatchEvent(new CustomEvent("wb-step", { bubbles: true, detail: -1 })),
     };
     if (!slides) {
       acts.ArrowLeft = () => this.change({ frame: Math.max(0, frame - 1) });
@@ -2114,6 +2114,213 @@ export function pdfOf(jpeg, width, height) {
   return out;
 }
 
+// ------------------------------------------------------------------------------------------------ clips
+
+const PAGE = 24; // thumbnails at once
+
+/** A data set's clips: thumbnails, filters, and a run over all that are listed. */
+class ClipList {
+  /**
+   * @param {HTMLElement} root
+   * @param {Host} host
+   */
+  constructor(root, host) {
+    this.root = root;
+    this.host = host;
+    /** @type {{name: string, label: string, text: string}[]} */
+    this.rows = host.get("rows").map((/** @type {string[]} */ [name, label, text]) => ({ name, label, text }));
+    /** @type {Map<string, {predicted: string, probability: number, right: boolean}>} */
+    this.results = new Map();
+    /** @type {Map<string, string>} */
+    this.thumbs = new Map();
+    this.page = 0;
+    this.running = false;
+    this.build();
+    host.listen("message", (content) => content.result && this.learn(content.result));
+    for (const name of ["category", "chosen", "busy", "note"]) host.listen(name, () => this.draw());
+    this.draw();
+    this.reveal();
+    this.ask({ kind: "results" }).then((answer) => answer?.content.results.forEach((/** @type {any[]} */ result) => this.learn(result)));
+  }
+
+  build() {
+    this.root.classList.add("wb", "wb-clips");
+    this.root.setAttribute("data-lm-suppress-shortcuts", "true");
+    const redraw = () => ((this.page = 0), this.draw());
+    const classes = [...new Set(this.rows.map((row) => row.label))].filter(Boolean);
+    this.search = make("input", { class: "wb-search", type: "search", placeholder: `search ${this.rows.length} clips`, label: "search names and narrations", oninput: redraw });
+    this.category = make("select", { label: "class", onchange: () => ((this.page = 0), this.host.set({ category: this.category.value }), this.draw()) },
+      make("option", { value: "" }, "all classes"), ...classes.map((name) => make("option", { value: name }, name)));
+    this.outcome = make("select", { label: "right or wrong", onchange: redraw }, ...["any outcome", "right", "wrong", "not explained yet"].map((name) => make("option", { value: name }, name)));
+    const bound = (/** @type {string} */ label, /** @type {number} */ value) => make("input", { class: "wb-number", type: "number", min: 0, max: 100, step: 5, value, label, onchange: redraw });
+    this.least = bound("lowest confidence in %", 0);
+    this.most = bound("highest confidence in %", 100);
+    this.count = make("span", { class: "wb-clock", role: "status" });
+    const step = (/** @type {number} */ by) => () => this.step(by);
+    this.runButton = make("button", { label: "explain every clip in the list, which tells right from wrong", onclick: () => this.run() }, "explain all");
+    this.progress = make("progress", { max: 1, value: 0, hidden: true, "aria-label": "clips explained" });
+    this.cards = make("div", { class: "wb-cards", role: "listbox", "aria-label": "clips" });
+    this.earlier = make("button", { label: "earlier clips in the list", onclick: () => (this.page--, this.draw()) }, "‹");
+    this.later = make("button", { label: "later clips in the list", onclick: () => (this.page++, this.draw()) }, "›");
+    this.busy = make("div", { class: "wb-busy", role: "status", hidden: true });
+    this.note = make("div", { class: "wb-note", role: "alert", hidden: true });
+    this.root.append(
+      make("div", { class: "wb-looks", role: "toolbar", "aria-label": "clips" }, this.search, this.category, this.outcome,
+        make("span", { class: "wb-range" }, "confidence", this.least, "–", this.most, "%"), this.count,
+        make("button", { label: "previous clip (p)", onclick: step(-1) }, "previous"), make("button", { label: "next clip (n)", onclick: step(1) }, "next"), this.runButton, this.progress),
+      make("div", { class: "wb-pager" }, this.earlier, this.cards, this.later), this.busy, this.note);
+    this.root.addEventListener("keydown", (event) => {
+      const by = /** @type {Object<string, number>} */ ({ n: 1, p: -1 })[event.key];
+      if (!by || /** @type {HTMLElement} */ (event.target).matches("input, select")) return;
+      event.preventDefault();
+      event.stopPropagation();
+      this.step(by);
+    });
+    // Keys n and p of the explorer below arrive through the box that holds both.
+    attached(this.root).then(() => this.root.closest(".wb-browser")?.addEventListener("wb-step", (event) => this.step(/** @type {CustomEvent} */ (event).detail)));
+  }
+
+  get listed() {
+    const wanted = this.search.value.trim().toLocaleLowerCase();
+    const [least, most] = [Number(this.least.value) / 100, Number(this.most.value) / 100];
+    const category = this.host.get("category");
+    return this.rows.filter(({ name, label, text }) => {
+      if (category && label !== category) return false;
+      if (wanted && !`${name} ${text}`.toLocaleLowerCase().includes(wanted)) return false;
+      const result = this.results.get(name);
+      if (this.outcome.value === "not explained yet") return !result;
+      if (this.outcome.value !== "any outcome" && result?.right !== (this.outcome.value === "right")) return false;
+      return (least <= 0 && most >= 1) || (result !== undefined && result.probability >= least && result.probability <= most);
+    });
+  }
+
+  /** @param {any[]} result */
+  learn([name, predicted, probability, right]) {
+    this.results.set(name, { predicted, probability, right });
+    this.draw();
+  }
+
+  /** @param {Object<string, any>} question */
+  async ask(question) {
+    try {
+      return await this.host.ask(question);
+    } catch (error) {
+      if (question.kind === "explain") this.say(`${question.name}: ${error instanceof Error ? error.message : error}`);
+      return null;
+    }
+  }
+
+  /** @param {string} text */
+  say(text) {
+    this.note.textContent = text;
+    this.note.hidden = !text;
+  }
+
+  /** Show the clip so many places on in the list. @param {number} by */
+  step(by) {
+    const { listed } = this;
+    const place = listed.findIndex((row) => row.name === this.host.get("chosen"));
+    const next = listed[place < 0 ? 0 : place + by];
+    if (next) this.choose(next.name);
+  }
+
+  /** @param {string} name */
+  choose(name) {
+    if (name === this.host.get("chosen")) return;
+    this.say("");
+    this.host.set({ chosen: name });
+    this.reveal();
+    this.draw();
+    this.prefetch();
+  }
+
+  /** Turn to the page of the chosen clip. */
+  reveal() {
+    const place = this.listed.findIndex((row) => row.name === this.host.get("chosen"));
+    if (place >= 0) this.page = Math.floor(place / PAGE);
+  }
+
+  /** Have the next clip explained while this one is looked at. */
+  prefetch() {
+    const { listed } = this;
+    const next = listed[listed.findIndex((row) => row.name === this.host.get("chosen")) + 1];
+    // The kernel takes questions in turn: this one waits until the chosen clip is on the screen.
+    if (next && !this.running) this.host.ask({ kind: "explain", name: next.name }).catch(() => {});
+  }
+
+  /** Explain the listed clips one after the other; a second call stops. */
+  async run() {
+    if (this.running) {
+      this.running = false;
+      return;
+    }
+    const waiting = this.listed.filter((row) => !this.results.has(row.name));
+    this.running = true;
+    this.runButton.textContent = "stop";
+    this.progress.hidden = false;
+    this.progress.max = Math.max(1, waiting.length);
+    for (let n = 0; n < waiting.length && this.running && this.root.isConnected; n++) {
+      this.progress.value = n;
+      await this.ask({ kind: "explain", name: waiting[n].name });
+    }
+    this.running = false;
+    this.runButton.textContent = "explain all";
+    this.progress.hidden = true;
+  }
+
+  draw() {
+    const { listed } = this;
+    const chosen = this.host.get("chosen");
+    const last = Math.max(0, Math.ceil(listed.length / PAGE) - 1);
+    this.page = Math.min(Math.max(0, this.page), last);
+    this.category.value = this.host.get("category");
+    const right = listed.filter((row) => this.results.get(row.name)?.right).length;
+    const known = listed.filter((row) => this.results.has(row.name)).length;
+    this.count.textContent = `${listed.length} clips${known ? `, ${right} of ${known} right` : ""}`;
+    this.earlier.disabled = this.page === 0;
+    this.later.disabled = this.page === last;
+    this.busy.textContent = this.host.get("busy");
+    this.busy.hidden = !this.host.get("busy");
+    if (this.host.get("note") !== this.noted) this.say((this.noted = this.host.get("note")));
+    const shown = listed.slice(this.page * PAGE, (this.page + 1) * PAGE);
+    this.cards.replaceChildren(...shown.map((row) => this.card(row, row.name === chosen)));
+    this.cards.querySelector("[aria-selected=true]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+    this.fetchThumbs(shown.map((row) => row.name));
+  }
+
+  /** @param {{name: string, label: string, text: string}} row @param {boolean} chosen */
+  card({ name, label, text }, chosen) {
+    const result = this.results.get(name);
+    const verdict = result ? `${result.right ? "✓" : "✗"} ${result.predicted} ${percent(result.probability)}` : "";
+    return make("button", { class: `wb-card ${result ? (result.right ? "wb-right" : "wb-wrong") : ""}`, role: "option", "aria-selected": String(chosen),
+      label: [name, label, text, verdict].filter(Boolean).join(", "), onclick: () => this.choose(name) },
+      make("img", { alt: "", src: this.thumbs.get(name) ?? "data:image/gif;base64,R0lGODlhAQABAAAAACw=" }),
+      make("bdi", { class: "wb-name" }, text || name), make("small", {}, make("bdi", {}, label)), make("small", { class: "wb-verdict" }, make("bdi", {}, verdict)));
+  }
+
+  /** Fetch what is missing, one at a time, and only what is on the screen. @param {string[]} names */
+  async fetchThumbs(names) {
+    this.wanted = names;
+    if (this.fetching) return;
+    this.fetching = true;
+    for (;;) {
+      const name = this.wanted.find((one) => !this.thumbs.has(one));
+      if (name === undefined || !this.root.isConnected) break;
+      const answer = await this.ask({ kind: "thumb", name });
+      this.thumbs.set(name, answer ? URL.createObjectURL(new Blob([copied(answer.buffers[0])], { type: "image/jpeg" })) : "");
+      const place = this.listed.slice(this.page * PAGE).findIndex((row) => row.name === name);
+      const picture = /** @type {HTMLImageElement | null | undefined} */ (this.cards.children[place]?.querySelector("img"));
+      if (picture && answer) picture.src = /** @type {string} */ (this.thumbs.get(name));
+    }
+    this.fetching = false;
+  }
+
+  close() {
+    this.running = false;
+    for (const address of this.thumbs.values()) if (address) URL.revokeObjectURL(address);
+  }
+}
+
 // ------------------------------------------------------------------------------------------------ hosts
 
 /** @param {any} model anywidget's @returns {Host} */
@@ -2131,7 +2338,8 @@ function kernelHost(model) {
       for (const [name, value] of Object.entries(changes)) model.set(name, value);
       model.save_changes();
     },
-    listen: (name, call) => model.on(`change:${name}`, () => call(model.get(name))),
+    listen: (name, call) =>
+      name === "message" ? model.on("msg:custom", call) : model.on(`change:${name}`, () => call(model.get(name))),
     plotly: code,
     ask: (question, buffers = []) => {
       const id = `${Date.now()}-${last++}-${Math.random()}`;
@@ -2194,7 +2402,8 @@ function fromBase64(text) {
 function render({ model, el }) {
   const root = make("div");
   el.append(root);
-  const app = new Explorer(root, kernelHost(model));
+  const host = kernelHost(model);
+  const app = model.get("kind") === "clips" ? new ClipList(root, host) : new Explorer(root, host);
   /** @type {any} */ (root).explorer = app;
   return () => app.close();
 }

@@ -57,7 +57,6 @@ class TubeView(anywidget.AnyWidget):
         unit: whether the τ slider moves in units of the "weight", or in the "share" of features kept.
         compare: "side", or "difference" of two explanations of one clip.
         note: an error to show, or "".
-        step: a counter that the keys n and p raise and lower; a data set listens to it.
     """
 
     _esm = SCRIPT
@@ -80,4 +79,3 @@ class TubeView(anywidget.AnyWidget):
     unit = traitlets.Unicode("weight").tag(sync=True)
     compare = traitlets.Unicode("side").tag(sync=True)
     note = traitlets.Unicode("").tag(sync=True)
-    step = traitlets.Int(0).tag(sync=True)
