@@ -76,6 +76,7 @@ def made_up(
 
 def sent(app: wb.Explorer) -> dict[str, Any]:
     """What the view in the browser is told of the controls."""
+    app._repr_mimebundle_()  # what Jupyter asks for when the explorer is shown
     names = ("choice", "tau", "frame", "feature", "mode", "opacity", "boxes", "search")
     return {name: getattr(app.screen, name) for name in names}
 
@@ -147,6 +148,7 @@ def test_no_control_sends_maps_or_pictures_again(app: wb.Explorer, control: Any)
     changed: list[str] = []
     app.screen.observe(lambda change: changed.append(change.name))
     control(app)
+    sent(app)
     assert changed
     assert not {"explanations", "colormaps", "plotly"} & set(changed)
 

@@ -233,7 +233,6 @@ def run_cell(page: Page, number: int) -> str:
     """
     page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for(state="attached")
     cell = page.locator(".jp-CodeCell").nth(number)
-    cell.locator(".cm-content").scroll_into_view_if_needed()
     before = cell.locator(".jp-InputPrompt").inner_text()
     for _ in range(20):
         cell.locator(".cm-content").click()

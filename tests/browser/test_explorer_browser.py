@@ -148,17 +148,21 @@ def test_modes_colours_range_and_boxes(view: View, tmp_path: Path) -> None:
         expect(view.find(".wb-opacity")).to_be_disabled()
     assert len(pictures) == 4
     assert view.change(view.key("m"), "overlay") == start
-    for act in (
-        lambda: view.find(".wb-opacity").press("ArrowLeft"),
-        lambda: view.find('[aria-label="colormap"]').select_option("viridis"),
-        lambda: view.find(".wb-range input").first.fill("30") or view.page.keyboard.press("Enter"),
-        lambda: view.find('[aria-label="draw the annotated boxes"]').click(),
-    ):
-        view.change(act, "overlay")
-    view.find('[aria-label="draw the annotated boxes"]').click()
-    view.find(".wb-range input").first.fill("0")
-    view.page.keyboard.press("Enter")
-    view.find('[aria-label="colormap"]').select_option("jet")
+    low = view.find('[aria-label^="lower end of the displayed range"]')
+    boxes = view.find('[aria-label="draw the annotated boxes"]')
+    colours = view.find('[aria-label="colormap"]')
+
+    def set_range(value: str) -> None:
+        low.fill(value)
+        low.press("Enter")
+
+    view.change(lambda: view.find(".wb-opacity").press("ArrowLeft"), "overlay")
+    view.change(lambda: colours.select_option("viridis"), "overlay", "film")
+    view.change(lambda: set_range("30"), "overlay", "film")
+    view.change(boxes.click, "overlay")
+    view.change(boxes.click, "overlay")
+    view.change(lambda: set_range("0"), "overlay", "film")
+    view.change(lambda: colours.select_option("jet"), "overlay", "film")
     view.change(lambda: view.find(".wb-opacity").press("ArrowRight"), "overlay")
     assert view.state() == start
 

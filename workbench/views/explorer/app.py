@@ -173,6 +173,11 @@ class Explorer(widgets.VBox):
         self.layout.close()
         super().close()
 
+    def page(self) -> bytes:
+        """Return the view as one HTML file, as `wb.save_page` writes it."""
+        self._sync()
+        return page_bytes(self.screen)
+
     def still(self) -> Image.Image:
         """Return a picture of the view: the clip, and the tubes over it, as a filmstrip."""
         rows = [self._first.clip, *(heat(ex.clip, tube) for ex, tube in self._matching())]
@@ -180,6 +185,7 @@ class Explorer(widgets.VBox):
         return Image.fromarray(filmstrip(rows, _STILL, labels=labels, height=120))
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        self._sync()
         bundle = super()._repr_mimebundle_(**kwargs)
         stream = io.BytesIO()
         self.still().save(stream, "PNG", optimize=True)
@@ -232,8 +238,8 @@ class Explorer(widgets.VBox):
         ]  # fmt: skip
 
     def _link(self) -> None:
-        """Tie the controls to the view: in the browser, and in the kernel for when no browser looks."""
-        pairs = {
+        """Tie the controls to the view: in the browser, so that no slider waits for the kernel."""
+        self._pairs = {
             "choice": (self.target, "index"),
             "tau": (self.tau, "value"),
             "frame": (self.frame, "value"),
@@ -241,12 +247,11 @@ class Explorer(widgets.VBox):
             "opacity": (self.opacity, "value"),
             "boxes": (self.boxes, "value"),
         }
+        # Tied in the kernel as well, late messages of the browser would turn its view back.
         self._links = [
             widgets.jslink((control, name), (self.screen, trait))
-            for trait, (control, name) in pairs.items()
+            for trait, (control, name) in self._pairs.items()
         ]
-        for trait, (control, name) in pairs.items():
-            traitlets.dlink((control, name), (self.screen, trait))
         # A choice among strings travels to the browser as a number, so these are tied in the kernel.
         for trait, control in {
             "mode": self.view,
@@ -256,6 +261,11 @@ class Explorer(widgets.VBox):
             traitlets.link((control, "value"), (self.screen, trait))
         self.target.observe(guarded(self, self._on_target), "value")
         self.tau.observe(guarded(self, self._on_tau), "value")
+
+    def _sync(self) -> None:
+        """Bring the view up to the controls, for when no browser has done so."""
+        for trait, (control, name) in self._pairs.items():
+            setattr(self.screen, trait, getattr(control, name))
 
     def _on_target(self) -> None:
         self.screen.feature = None
@@ -349,7 +359,7 @@ class Explorer(widgets.VBox):
             return {}, [path.read_bytes()]
 
     def _page(self, _question: Any, _: Any) -> tuple[dict[str, Any], list[bytes]]:
-        return {}, [page_bytes(self.screen)]
+        return {}, [self.page()]
 
 
 def guarded(

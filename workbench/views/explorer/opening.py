@@ -71,12 +71,12 @@ def save_page(
         OSError: the file cannot be written.
     """
     if isinstance(explanation, Explorer):
-        return write_page(explanation.screen, path)
+        return write_page(explanation.page, path)
     app = explore(explanation)
     if not isinstance(app, Explorer):
         app.close()
         raise ValueError("expected an Explanation, several of them, or an Explorer; got a data set")
     try:
-        return write_page(app.screen, path)
+        return write_page(app.page, path)
     finally:
         app.close()

@@ -6,6 +6,7 @@ import base64
 import gzip
 import html
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +76,13 @@ def _packed(state: dict[str, Any]) -> bytes:
     return gzip.compress(len(text).to_bytes(4, "little") + text + b"".join(places), mtime=0)
 
 
-def write_page(screen: TubeView, path: str | Path) -> Path:
-    """Write the page of a view, whole or not at all; missing folders are made."""
+def write_page(page: Callable[[], bytes], path: str | Path) -> Path:
+    """Write a page, whole or not at all; missing folders are made."""
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(
             f"{path}: expected a name ending in .html, got {path.suffix or 'no suffix'!r}"
         )
     with whole_file(path) as part:
-        part.write_bytes(page_bytes(screen))
+        part.write_bytes(page())
     return path

@@ -613,6 +613,8 @@ function make(tag, options = {}, ...children) {
       /** @type {any} */ (element)[name] = value;
     } else if (value !== null) element.setAttribute(name, value);
   }
+  // JupyterLab looks for this on whatever has the focus; else it takes the keys.
+  if (element.tabIndex >= 0) element.setAttribute("data-lm-suppress-shortcuts", "true");
   element.append(...children.filter((child) => child !== null).map((child) => child ?? ""));
   return element;
 }
@@ -1120,6 +1122,7 @@ export class Explorer {
     this.rapid = false;
     this.drawing = false;
     this.playing = false;
+    this.held = false;
     /** @type {Set<string>} */
     this.asked = new Set();
     /** @type {Set<string>} */
@@ -1174,7 +1177,7 @@ export class Explorer {
     root.tabIndex = 0;
     root.setAttribute("role", "group");
     root.setAttribute("aria-label", `Explorer of ${payload.clip}`);
-    root.setAttribute("data-lm-suppress-shortcuts", "true"); // else JupyterLab takes the keys
+    root.setAttribute("data-lm-suppress-shortcuts", "true");
     this.note = make("div", { class: "wb-note", role: "alert", hidden: true });
     this.main = make("div", { class: `wb-panels wb-count-${this.evidence.length}` }, ...this.panels.map((panel) => panel.element));
     this.side = make("div", { class: "wb-side" }, this.buildClasses(), this.buildTau(), this.buildFeatures());
@@ -1189,9 +1192,12 @@ export class Explorer {
     );
     const onKey = (/** @type {KeyboardEvent} */ event) => this.onKey(event);
     root.addEventListener("keydown", onKey);
-    const flush = () => this.flush();
-    for (const name of ["pointerup", "keyup", "change"]) document.addEventListener(name, flush, true);
-    this.closing.push(() => ["pointerup", "keyup", "change"].forEach((name) => document.removeEventListener(name, flush, true)));
+    const hold = () => (this.held = true);
+    const release = () => ((this.held = false), this.commitLater(0));
+    const ends = ["pointerup", "pointercancel", "keyup"];
+    for (const name of ["pointerdown", "keydown"]) root.addEventListener(name, hold, true);
+    for (const name of ends) window.addEventListener(name, release, true);
+    this.closing.push(() => ends.forEach((name) => window.removeEventListener(name, release, true)));
     this.watchSize();
     this.watchTheme();
   }
@@ -1243,7 +1249,8 @@ export class Explorer {
   buildLooks() {
     const range = (/** @type {string} */ name, /** @type {string} */ label) =>
       make("input", { type: "number", class: "wb-number", min: 0, max: 100, step: 5, label, value: Math.round(100 * this.state[name]),
-        onchange: (/** @type {Event} */ event) => this.setRange(name, Number(/** @type {HTMLInputElement} */ (event.target).value) / 100) });
+        oninput: (/** @type {Event} */ event) => this.setRange(name, Number(/** @type {HTMLInputElement} */ (event.target).value) / 100),
+        onblur: () => this.refreshControls() });
     this.low = range("low", "lower end of the displayed range, in % of the tube's range");
     this.high = range("high", "upper end of the displayed range, in % of the tube's range");
     this.opacity = make("input", { type: "range", class: "wb-opacity", min: 0, max: 1, step: 0.05, value: this.state.opacity, label: "opacity of the colours in heat mode",
@@ -1440,14 +1447,15 @@ export class Explorer {
     if (this.state[name] !== value && !this.unsent.has(name)) this.change({ [name]: value }, false);
   }
 
-  commitLater() {
+  /** Send what has changed, once it rests. @param {number} [wait] */
+  commitLater(wait = 150) {
     clearTimeout(this.commitTimer);
-    this.commitTimer = setTimeout(() => this.flush(), 150);
+    this.commitTimer = setTimeout(() => this.flush(), wait);
   }
 
-  /** Send what has changed: once when a drag ends, not on its way. */
+  /** Send what has changed: when a drag ends, not on its way. */
   flush() {
-    if (!this.unsent.size || this.playing) return;
+    if (!this.unsent.size || this.playing || this.held) return;
     clearTimeout(this.commitTimer);
     const names = SYNCED.filter((name) => this.unsent.has(name));
     this.unsent.clear();
@@ -1708,8 +1716,9 @@ export class Explorer {
     this.colormap.value = state.colormap;
     this.boxes.checked = state.boxes;
     this.compare.checked = state.compare === "difference";
-    this.low.value = Math.round(100 * state.low);
-    this.high.value = Math.round(100 * state.high);
+    for (const [input, value] of [[this.low, state.low], [this.high, state.high]]) {
+      if (document.activeElement !== input) input.value = Math.round(100 * value); // else it is being typed
+    }
     this.back.hidden = state.feature === null;
     for (const group of [this.modes, this.units]) group.refresh();
     if (!weights) return;
