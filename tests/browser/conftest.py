@@ -58,7 +58,7 @@ class View:
     root: Locator
     notebook: bool
     complaints: list[str]
-    sent: list[bytes] = field(default_factory=list)
+    sent: list[bytes | str] = field(default_factory=list)
 
     def state(self) -> dict[str, str]:
         """What is on the screen once it has stopped changing."""
@@ -137,8 +137,14 @@ def browser(chromium: str) -> Iterator[Browser]:
         browser.close()
 
 
-def open_page(browser: Browser, address: str, complaints: list[str], **options: Any) -> Page:
-    """A page whose errors are written down."""
+def open_page(
+    browser: Browser,
+    address: str,
+    complaints: list[str],
+    sent: list[bytes | str] | None = None,
+    **options: Any,
+) -> Page:
+    """A page whose errors are written down, and what it sends to the kernel."""
 
     def on_console(message: ConsoleMessage) -> None:
         if message.type == "error":
@@ -148,6 +154,8 @@ def open_page(browser: Browser, address: str, complaints: list[str], **options: 
     page.set_default_timeout(120_000)
     page.on("console", on_console)
     page.on("pageerror", lambda error: complaints.append(str(error)))
+    if sent is not None:
+        page.on("websocket", lambda socket: socket.on("framesent", lambda frame: sent.append(frame)))
     page.goto(address)
     return page
 
@@ -211,7 +219,11 @@ def _wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def open_notebook(
-    browser: Browser, lab: tuple[str, Path], cells: dict[str, str], complaints: list[str]
+    browser: Browser,
+    lab: tuple[str, Path],
+    cells: dict[str, str],
+    complaints: list[str],
+    sent: list[bytes | str] | None = None,
 ) -> Page:
     """Open a notebook of these cells; nothing is run yet."""
     address, root = lab
@@ -223,7 +235,7 @@ def open_notebook(
     }  # fmt: skip
     name = f"{abs(hash(tuple(cells)))}.ipynb"
     nbformat.write(notebook, root / name)
-    return open_page(browser, f"{address}/doc/tree/{name}", complaints)
+    return open_page(browser, f"{address}/doc/tree/{name}", complaints, sent)
 
 
 def run_cell(page: Page, number: int) -> str:
@@ -234,7 +246,7 @@ def run_cell(page: Page, number: int) -> str:
     page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for(state="attached")
     cell = page.locator(".jp-CodeCell").nth(number)
     before = cell.locator(".jp-InputPrompt").inner_text()
-    for _ in range(20):
+    for _ in range(80):
         cell.locator(".cm-content").click()
         page.keyboard.press("Control+Enter")
         page.wait_for_timeout(700)

@@ -37,10 +37,8 @@ def view(
     complaints: list[str] = []
     if request.param == "notebook":
         lab = request.getfixturevalue("lab")
-        page = open_notebook(browser, lab, CELLS, complaints)
-        sent: list[bytes] = []
-        page.on("websocket", lambda socket: socket.on("framesent", lambda frame: sent.append(frame)))
-        page.reload()
+        sent: list[bytes | str] = []
+        page = open_notebook(browser, lab, CELLS, complaints, sent)
         for name in ("load", "explore"):
             run_cell(page, NUMBER[name])
     else:

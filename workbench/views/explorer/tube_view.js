@@ -2161,7 +2161,7 @@ class ClipList {
     this.category = make("select", { label: "class", onchange: () => ((this.page = 0), this.host.set({ category: this.category.value }), this.draw()) },
       make("option", { value: "" }, "all classes"), ...classes.map((name) => make("option", { value: name }, name)));
     this.outcome = make("select", { label: "right or wrong", onchange: redraw }, ...["any outcome", "right", "wrong", "not explained yet"].map((name) => make("option", { value: name }, name)));
-    const bound = (/** @type {string} */ label, /** @type {number} */ value) => make("input", { class: "wb-number", type: "number", min: 0, max: 100, step: 5, value, label, onchange: redraw });
+    const bound = (/** @type {string} */ label, /** @type {number} */ value) => make("input", { class: "wb-number", type: "number", min: 0, max: 100, step: 5, value, label, oninput: redraw });
     this.least = bound("lowest confidence in %", 0);
     this.most = bound("highest confidence in %", 100);
     this.count = make("span", { class: "wb-clock", role: "status" });
