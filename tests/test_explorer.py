@@ -6,7 +6,6 @@ import base64
 import io
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from PIL import Image
 
 import workbench as wb
 from workbench.models.networks.mfnet import MFNet3d
-from workbench.views.explorer.payload import TOP
+from workbench.views.explorer.packing import TOP
 from workbench.views.explorer.widget import plotly_code
 
 
@@ -174,9 +173,7 @@ def test_another_class_keeps_tau_within_its_range(app: wb.Explorer, ex: wb.Expla
     assert app.tube.kept == int((weights >= app.tau.value).sum()) >= 1
 
 
-def test_in_share_units_another_class_keeps_the_share(
-    app: wb.Explorer, ex: wb.Explanation
-) -> None:
+def test_in_share_units_another_class_keeps_the_share(app: wb.Explorer, ex: wb.Explanation) -> None:
     app.unit.value = "share"
     app.tau.value = float(ex.class_weights().sort().values[-32])
     assert app.tube.kept == 32

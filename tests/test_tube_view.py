@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import workbench as wb
 from workbench.saliency.tubes import tau_for_share
-from workbench.views.explorer.payload import payload
+from workbench.views.explorer.packing import payload
 
 SCRIPTS = Path(__file__).with_name("js")
 

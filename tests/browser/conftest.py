@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,9 @@ def open_page(
     page.on("console", on_console)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     if sent is not None:
-        page.on("websocket", lambda socket: socket.on("framesent", lambda frame: sent.append(frame)))
+        page.on(
+            "websocket", lambda socket: socket.on("framesent", lambda frame: sent.append(frame))
+        )
     page.goto(address)
     return page
 
@@ -165,10 +168,9 @@ def drawn(root: Locator) -> None:
     expect(root).to_have_attribute("data-volume", re.compile(r"[1-9]"), timeout=120_000)
 
 
-@pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """Address and folder of a JupyterLab of its own, without internet."""
-    root = tmp_path_factory.mktemp("lab")
+@contextmanager
+def jupyterlab(root: Path) -> Iterator[str]:
+    """Run a JupyterLab of its own in a folder, without internet; give its address."""
     folders = {
         name: str(root / f".{name}")
         for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
@@ -195,10 +197,18 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
         )
         try:
             _wait_for(address + "/api", server, root / "lab.log")
-            yield address, root
+            yield address
         finally:
             server.terminate()
             server.wait(20)
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Address and folder of a JupyterLab."""
+    root = tmp_path_factory.mktemp("lab")
+    with jupyterlab(root) as address:
+        yield address, root
 
 
 def _is_root() -> bool:

@@ -83,7 +83,11 @@ def shown(page: Page, name: str, complaints: list[str]) -> View:
 
 @pytest.mark.parametrize("host", ["notebook", "page"])
 def test_two_are_compared(
-    host: str, browser: Browser, complaints: list[str], request: pytest.FixtureRequest, tmp_path: Path
+    host: str,
+    browser: Browser,
+    complaints: list[str],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
 ) -> None:
     if host == "notebook":
         view = shown(request.getfixturevalue("notebook"), "compared", complaints)
@@ -98,7 +102,9 @@ def test_two_are_compared(
     start = view.state()
     assert view.find(".wb-panel:visible").count() == 2
     half = view.change(lambda: view.drag(".wb-tau", 0, 0.6), "overlay", "surfaces", "kept")
-    shares = [text.split(" · ")[-1] for text in view.find(".wb-caption small").all_inner_texts()[:2]]
+    shares = [
+        text.split(" · ")[-1] for text in view.find(".wb-caption small").all_inner_texts()[:2]
+    ]
     assert shares[0] == shares[1] != "128 of 128 features"  # both networks have 128
     view.change(lambda: view.find(".wb-tau").press("Home"), "overlay", "kept")
     view.change(view.key("ArrowLeft"), "overlay", "picture")
@@ -143,7 +149,9 @@ def test_hostile_names_are_text_and_gradients_come_on_demand(
     run_cell(notebook, NUMBER["close"])
 
 
-def test_a_page_greys_what_it_does_not_hold(browser: Browser, complaints: list[str], tmp_path: Path) -> None:
+def test_a_page_greys_what_it_does_not_hold(
+    browser: Browser, complaints: list[str], tmp_path: Path
+) -> None:
     names: dict[str, object] = {}
     exec(NETWORK, names)
     path = wb.save_page(names["gradient"], tmp_path / "gradient.html")

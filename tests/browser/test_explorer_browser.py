@@ -103,7 +103,9 @@ def test_frames(view: View) -> None:
     line = view.find(".wb-timeline").bounding_box()
     assert film is not None
     assert line is not None
-    view.change(lambda: view.find(".wb-film").click(position={"x": film["width"] - 8, "y": 30}), *parts)
+    view.change(
+        lambda: view.find(".wb-film").click(position={"x": film["width"] - 8, "y": 30}), *parts
+    )
     place = {"x": 40 + (line["width"] - 50) * 0.5, "y": 60}
     middle = view.change(lambda: view.find(".wb-timeline").click(position=place), *parts)
     assert middle["clock"].startswith(("frame 7 ", "frame 8 "))
@@ -234,7 +236,13 @@ def test_exports(view: View, kind: str, tmp_path: Path) -> None:
     with view.page.expect_download() as download:
         button.click()
     content = Path(download.value.path()).read_bytes()
-    start = {"png": b"\x89PNG", "pdf": b"%PDF", "mp4": b"\0\0\0", "gif": b"GIF8", "page": b"<!doctype"}
+    start = {
+        "png": b"\x89PNG",
+        "pdf": b"%PDF",
+        "mp4": b"\0\0\0",
+        "gif": b"GIF8",
+        "page": b"<!doctype",
+    }
     suffix = "html" if kind == "page" else kind
     assert download.value.suggested_filename == f"decorrelated_stir_3.{suffix}"
     assert content.startswith(start[kind])
@@ -287,7 +295,9 @@ def test_a_cell_sets_and_reads(view: View) -> None:
 
 def test_the_view_fits_every_width(view: View, tmp_path: Path) -> None:
     for width in (700, 800, 1000, 1280):
-        view.page.set_viewport_size({"width": width + (120 if view.notebook else 0), "height": 1000})
+        view.page.set_viewport_size(
+            {"width": width + (120 if view.notebook else 0), "height": 1000}
+        )
         view.page.wait_for_timeout(700)
         view.state()
         view.root.scroll_into_view_if_needed()
@@ -302,5 +312,3 @@ def test_the_view_fits_every_width(view: View, tmp_path: Path) -> None:
         }""")
         assert over == [], width
     assert view.complaints == []
-
-

@@ -1,8 +1,8 @@
-"""The browser: a data set's clips as thumbnails, each explained under the explorer when it is picked.
+"""The browser: a data set's clips as thumbnails, explained under the explorer when picked.
 
-Explanations are kept, the latest ones, and the browser's page asks for the next clip's before it is wanted.
-A handler that fails shows its error in place of the explorer and raises it: in the cell that set the
-control, or in JupyterLab's log. The controls keep working.
+Explanations are kept, the latest ones, and the browser's page asks for the next clip's before it is
+wanted. A handler that fails shows its error in place of the explorer and raises it: in the cell
+that set the control, or in JupyterLab's log. The controls keep working.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ClipList(anywidget.AnyWidget):
     _css = CSS
 
     kind = traitlets.Unicode("clips").tag(sync=True)
-    rows = traitlets.List().tag(sync=True)
+    rows: traitlets.List[list[str]] = traitlets.List().tag(sync=True)
     category = traitlets.Unicode("").tag(sync=True)
     chosen = traitlets.Unicode("").tag(sync=True)
     busy = traitlets.Unicode("").tag(sync=True)
@@ -55,7 +55,7 @@ class ClipList(anywidget.AnyWidget):
 
 
 class Browser(widgets.VBox):
-    """A data set's clips as thumbnails, and the explorer of the picked one. Made by `explore` and `browse`.
+    """A data set's clips as thumbnails, and the explorer of the picked one. Made by `explore`.
 
     Attributes:
         data: the clips offered; those of the data set that are on the disk.
@@ -64,7 +64,8 @@ class Browser(widgets.VBox):
         clip: Dropdown of the clips of that class; its value is a clip name.
         screen: `ClipList`, which draws the thumbnails.
         results: DataFrame of the clips explained so far: class, predicted, probability, right.
-        explorer: the `Explorer` of the last clip that could be explained; shown unless the last pick failed.
+        explorer: the `Explorer` of the last clip that could be explained; shown unless the last
+            pick failed.
     """
 
     def __init__(self, data: Any, model: VideoModel | None) -> None:
@@ -108,7 +109,7 @@ class Browser(widgets.VBox):
 
     @property
     def results(self) -> pd.DataFrame:
-        """The clips explained so far: class, predicted, probability of that, and whether it is right."""
+        """The clips explained so far: class, predicted, probability, right."""
         table = pd.DataFrame.from_dict(
             self._results, orient="index", columns=["predicted", "probability", "right"]
         )
@@ -177,7 +178,7 @@ class Browser(widgets.VBox):
             self._quiet = before
 
     def _list_clips(self) -> None:
-        """Offer the clips of the class, with their narrations if there are any, and pick the first."""
+        """Offer the clips of the class, with any narrations, and pick the first."""
         chosen = self.category.value
         rows = self._narrations[self._classes == chosen] if chosen else self._narrations
         titles = (f"{name} · {text}" if text else str(name) for name, text in rows.items())
@@ -238,10 +239,10 @@ class Browser(widgets.VBox):
         return explanation
 
     def _answer(self, _view: Any, question: dict[str, Any], _buffers: Any) -> None:
-        """Answer a message of `tube_view.js`: a thumbnail, an explanation to be kept, or all results."""
+        """Answer `tube_view.js`: a thumbnail, an explanation to be kept, or all results."""
         answers: dict[str, Callable[[str], tuple[dict[str, Any], list[bytes]]]] = {
             "thumb": lambda name: ({}, [self._thumb(name)]),
-            "explain": lambda name: (self._explain(name) and {}, []),
+            "explain": lambda name: ({"layer": self._explain(name).layer}, []),
             "results": lambda _: ({"results": [[k, *v] for k, v in self._results.items()]}, []),
         }
         asked = {"id": question.get("id")}
@@ -276,10 +277,11 @@ def browse(data: Any, model: VideoModel | None) -> Browser:
     """Show a data set in a notebook, clip by clip: another name of `explore(data, model)`.
 
     Args:
-        data: from `wb.ucf101`, `wb.epic_kitchens` or `wb.samples`; filter it with `subset` to browse a part.
-            Clips that are not on the disk are not offered. Or a store of explanations.
-        model: from `wb.load_model` or `wb.wrap_model`; clips are sampled as its `input` says. Its classes need
-            not be those of the data. None for a store.
+        data: from `wb.ucf101`, `wb.epic_kitchens` or `wb.samples`; filter it with `subset` to
+            browse a part. Clips that are not on the disk are not offered. Or a store of
+            explanations.
+        model: from `wb.load_model` or `wb.wrap_model`; clips are sampled as its `input` says. Its
+            classes need not be those of the data. None for a store.
 
     Returns:
         A `Browser`, an ipywidgets box: the last line of a cell shows it.

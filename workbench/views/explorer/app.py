@@ -1,8 +1,9 @@
 """The explorer: an explanation under class, τ and frame, drawn in the browser.
 
-The controls are ipywidgets, linked to the view in the browser, so that no slider waits for the kernel;
-the view draws controls of its own, so that a saved page has the same ones. `Explorer.tube` is computed
-from the controls when it is asked for: a cell that sets `app.tau.value` reads the new tube in its next line.
+The controls are ipywidgets, linked to the view in the browser, so that no slider waits for the
+kernel; the view draws controls of its own, so that a saved page has the same ones. `Explorer.tube`
+is computed from the controls when it is asked for: a cell that sets `app.tau.value` reads the new
+tube in its next line.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from ...saliency.explanations import Explanation
 from ...saliency.tubes import Tube, tau_for_share
 from ..overlays import heat
 from ..pictures import filmstrip
+from .packing import COLORMAPS, color_tables, payload, row
 from .page import page_bytes
-from .payload import COLORMAPS, color_tables, payload, row
 from .widget import TubeView, plotly_code
 
 __all__ = ["MODES", "Explorer"]
@@ -41,23 +42,25 @@ _STILL = 6  # frames of the picture that stands for the explorer where there is 
 
 
 class Explorer(widgets.VBox):
-    """Class, τ and frame as controls, and overlay, volume and timeline that follow. Made by `explore`.
+    """Class, τ and frame as controls, and the views that follow them. Made by `explore`.
 
-    Several explanations share the controls: classes are matched by name, frames by time, and each keeps the
-    same share of its features, since the weights of two networks have no common unit.
+    Several explanations share the controls: classes are matched by name, frames by time, and each
+    keeps the same share of its features, since the weights of two networks have no common unit.
 
     Attributes:
         explanations: what is shown.
         screen: `TubeView`, which draws.
         target: Select; its value is the class id of the first explanation. Takes a class name too.
         tau: FloatSlider over the range of the class's weights; its left end keeps all features.
-        frame: IntSlider, 0-based position in the first explanation's clip. Starts at the strongest frame.
+        frame: IntSlider, 0-based position in the first explanation's clip. Starts at the strongest
+            frame.
         search: Text that filters the list of classes.
         view: ToggleButtons, one of "heat", "focus", "contour", "original".
         opacity: FloatSlider, the colours' share in the heat view.
         colormap: Dropdown of the colour scales.
         boxes: Checkbox, whether the clip's annotated boxes are drawn.
-        unit: ToggleButtons, whether the τ slider moves in units of the "weight" or in the "share" kept.
+        unit: ToggleButtons, whether the τ slider moves in units of the "weight" or in the "share"
+            kept.
     """
 
     def __init__(self, explanations: Sequence[Explanation]) -> None:
@@ -138,7 +141,7 @@ class Explorer(widgets.VBox):
         self.screen.feature = channel
 
     def code(self) -> str:
-        """Return the lines that recreate this view, given the explanation `ex`, or `ex_1`, `ex_2` and so on."""
+        """Return the lines that recreate this view, given `ex`, or `ex_1`, `ex_2` and so on."""
         count = len(self.explanations)
         names = ["ex"] if count == 1 else [f"ex_{n}" for n in range(1, count + 1)]
         comments = [f"# {name}: {ex!r}" for name, ex in zip(names, self.explanations)]
@@ -180,8 +183,12 @@ class Explorer(widgets.VBox):
 
     def still(self) -> Image.Image:
         """Return a picture of the view: the clip, and the tubes over it, as a filmstrip."""
-        rows = [self._first.clip, *(heat(ex.clip, tube) for ex, tube in self._matching())]
-        labels = ["clip", *(f"tube {n}" if len(rows) > 2 else "tube" for n in range(1, len(rows)))]
+        rows: list[Any] = [
+            self._first.clip,
+            *(heat(ex.clip, tube) for ex, tube in self._matching()),
+        ]
+        many = len(rows) > 2
+        labels = ["clip", *(f"tube {n}" if many else "tube" for n in range(1, len(rows)))]
         return Image.fromarray(filmstrip(rows, _STILL, labels=labels, height=120))
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
@@ -190,7 +197,7 @@ class Explorer(widgets.VBox):
         stream = io.BytesIO()
         self.still().save(stream, "PNG", optimize=True)
         picture = base64.b64encode(stream.getvalue()).decode()
-        # Where there is no kernel (GitHub, nbviewer, nbconvert) the picture stands in for the widget.
+        # Without a kernel (GitHub, nbviewer, nbconvert) the picture stands in for the widget.
         return {**bundle, "image/png": picture}
 
     def __repr__(self) -> str:
@@ -209,7 +216,7 @@ class Explorer(widgets.VBox):
 
     @property
     def _threshold(self) -> float | None:
-        """τ of the first explanation; None at the slider's left end, to within the slider's rounding."""
+        """τ of the first explanation; None at the slider's left end, to within its rounding."""
         return self.tau.value if self.tau.value > self.tau.min + 1e-3 * self.tau.step else None
 
     def _make_controls(self) -> None:
@@ -252,7 +259,7 @@ class Explorer(widgets.VBox):
             widgets.jslink((control, name), (self.screen, trait))
             for trait, (control, name) in self._pairs.items()
         ]
-        # A choice among strings travels to the browser as a number, so these are tied in the kernel.
+        # A choice among strings travels to the browser as a number: these are tied in the kernel.
         for trait, control in {
             "mode": self.view,
             "colormap": self.colormap,
@@ -279,7 +286,7 @@ class Explorer(widgets.VBox):
     def _fit_tau(self, tau: float | None = None) -> None:
         """Give τ the range of the class's weights, and a value in it.
 
-        Without a value given, the left end stays the left end; else the share of features stays, or τ.
+        If no value is given, the left end stays the left end; else the share stays, or τ.
 
         Raises:
             ValueError: a weight is not finite.
@@ -322,7 +329,7 @@ class Explorer(widgets.VBox):
         return tubes
 
     def _matching(self) -> list[tuple[Explanation, Tube]]:
-        """Return the explanations whose frames can be rows of one filmstrip with the first one's."""
+        """Return the explanations whose frames have the shape of the first one's."""
         shape = self._first.clip.frames.shape
         pairs = zip(self.explanations, self.tubes)
         return [(ex, tube) for ex, tube in pairs if ex.clip.frames.shape == shape]
@@ -367,7 +374,8 @@ def guarded(
 ) -> Callable[[Any], None]:
     """Return an observer that shows on an app's screen what goes wrong in a handler, and raises it.
 
-    `subject` names what the handler works on, for the message. Nothing is called while the app is `_quiet`.
+    `subject` names what the handler works on, for the message. Nothing is called while the app is
+    `_quiet`.
     """
 
     @functools.wraps(handler)

@@ -23,16 +23,16 @@ def explore(
     """Show an explanation in a notebook, several side by side, or a data set clip by clip.
 
     Args:
-        explanation: from `wb.explain`; or two to four of them that name the same classes; or a data set
-            (from `wb.ucf101` and the like) together with a model; or a store of explanations.
+        explanation: from `wb.explain`; or two to four of them that name the same classes; or a data
+            set (from `wb.ucf101` and the like) together with a model; or a store of explanations.
         model: from `wb.load_model` or `wb.wrap_model`: explains the clips of a data set.
 
     Returns:
         An `Explorer`, or for a data set a `Browser`: the last line of a cell shows it.
 
     Raises:
-        ValueError: no explanation, more than four, several that name different classes, or a data set
-            without a clip on the disk.
+        ValueError: no explanation, more than four, several that name different classes, or a data
+            set without a clip on the disk.
     """
     if hasattr(explanation, "index") and not isinstance(explanation, (list, tuple)):
         return browse(explanation, model)
@@ -48,8 +48,8 @@ def explore(
         odd = set(explanations[0].classes) ^ set(other.classes)
         if odd:
             raise ValueError(
-                f"expected explanations of the same classes; {len(odd)} are not in both, as {min(odd)!r}. "
-                "Give the models the same classes="
+                f"expected explanations of the same classes; {len(odd)} are not in both, "
+                f"as {min(odd)!r}. Give the models the same classes="
             )
     return Explorer(explanations)
 
@@ -59,11 +59,12 @@ def save_page(
 ) -> Path:
     """Write the explorer as one HTML file that works offline and without Python, sliders and all.
 
-    Weights that come from gradients are saved for the ten most probable classes; the others are listed
-    but cannot be chosen.
+    Weights that come from gradients are saved for the ten most probable classes; the others are
+    listed but cannot be chosen.
 
     Args:
-        explanation: what `explore` takes, except a data set; or an `Explorer`, whose view is saved as it is.
+        explanation: what `explore` takes, except a data set; or an `Explorer`, whose view is saved
+            as it is.
         path: ending in .html; missing folders are made. The file appears whole or not at all.
 
     Raises:

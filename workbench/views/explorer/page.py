@@ -16,8 +16,8 @@ from .widget import CSS, SCRIPT, TubeView, packed_plotly
 __all__ = ["page_bytes", "write_page"]
 
 _STATE = (
-    "explanations", "colormaps", "choice", "tau", "frame", "feature", "mode", "opacity", "colormap", "low",
-    "high", "boxes", "search", "unit", "compare", "note",
+    "explanations", "colormaps", "choice", "tau", "frame", "feature", "mode", "opacity",
+    "colormap", "low", "high", "boxes", "search", "unit", "compare", "note",
 )  # fmt: skip
 
 _PAGE = """<!doctype html>
@@ -58,7 +58,7 @@ def page_bytes(screen: TubeView) -> bytes:
 
 
 def _packed(state: dict[str, Any]) -> bytes:
-    """Return JSON and the bytes it refers to, gzipped: length, JSON, bytes; equal bytes only once."""
+    """Return JSON and the bytes it refers to, gzipped: length, JSON, bytes; equal bytes once."""
     places: dict[bytes, int] = {}
     size = 0
 

@@ -374,7 +374,7 @@ export function contours(values, height, width, level) {
 }
 
 /**
- * What Python sends of an explanation; see `payload.py`. Bytes arrive as DataViews.
+ * What Python sends of an explanation; see `packing.py`. Bytes arrive as DataViews.
  * @typedef {{grid: number[], channels: number, scale: number, maps: DataView, splines: DataView[]}} Part
  * @typedef {{weights: DataView, scale?: number, elements?: DataView[], error?: string}} Row
  * @typedef {{model: string, verdict: string, how: string, clip: string, label: string | null,
@@ -1384,8 +1384,10 @@ export class Explorer {
 
   /** @param {any} Plotly @param {Panel} panel */
   async makeVolume(Plotly, panel) {
+    const camera = /** @type {any} */ (this.panels[0].volume).layout?.scene?.camera; // one that opens later joins the others
     await panel.solid.make(Plotly, this.frameOf(panel), this.lookOf(panel), this.theme);
     panel.solid.resize();
+    if (camera) await Plotly.relayout(panel.volume, { "scene.camera": camera });
     /** @type {any} */ (panel.volume).on("plotly_relayout", (/** @type {any} */ event) => {
       const camera = event["scene.camera"];
       if (!camera || this.turning) return;
@@ -2286,6 +2288,7 @@ class ClipList {
     const right = listed.filter((row) => this.results.get(row.name)?.right).length;
     const known = listed.filter((row) => this.results.has(row.name)).length;
     this.count.textContent = `${listed.length} clips${known ? `, ${right} of ${known} right` : ""}`;
+    this.earlier.hidden = this.later.hidden = last === 0;
     this.earlier.disabled = this.page === 0;
     this.later.disabled = this.page === last;
     this.busy.textContent = this.host.get("busy");

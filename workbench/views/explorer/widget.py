@@ -1,9 +1,12 @@
-"""The widget that draws an explanation in the browser, and the copy of plotly.js that it draws with."""
+"""The widget that draws an explanation in the browser, and the copy of plotly.js that it draws
+with.
+"""
 
 from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import anywidget
 import ipywidgets as widgets
@@ -54,7 +57,8 @@ class TubeView(anywidget.AnyWidget):
         low, high: the displayed range, as shares of the tube's range.
         boxes: whether annotated boxes are drawn.
         search: what the class list is filtered by.
-        unit: whether the τ slider moves in units of the "weight", or in the "share" of features kept.
+        unit: whether the τ slider moves in units of the "weight", or in the "share" of features
+            kept.
         compare: "side", or "difference" of two explanations of one clip.
         note: an error to show, or "".
     """
@@ -63,7 +67,7 @@ class TubeView(anywidget.AnyWidget):
     _css = CSS
 
     plotly = traitlets.Instance(PlotlyCode).tag(sync=True, **widgets.widget_serialization)
-    explanations = traitlets.List().tag(sync=True)
+    explanations: traitlets.List[dict[str, Any]] = traitlets.List().tag(sync=True)
     colormaps = traitlets.Dict().tag(sync=True)
     choice = traitlets.Int(0).tag(sync=True)
     tau = traitlets.Float(0.0).tag(sync=True)

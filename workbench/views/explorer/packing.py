@@ -1,7 +1,7 @@
 """What of an explanation goes to the browser: maps, weights, splines, frames and annotations.
 
-Maps travel in half precision, scaled by their largest value. Weights stay in single precision, because
-τ is compared with them: a rounded weight would fall on the other side of its own τ.
+Maps travel in half precision, scaled by their largest value. Weights stay in single precision,
+because τ is compared with them: a rounded weight would fall on the other side of its own τ.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ...saliency.tubes import spline_matrix
 
 __all__ = ["COLORMAPS", "color_tables", "payload", "row", "top_classes"]
 
-#: Offered in the explorer: the paper's, perceptually uniform ones, and one that diverges for differences.
+#: The paper's, perceptually uniform ones, and one that diverges, for differences.
 COLORMAPS = ("jet", "inferno", "magma", "viridis", "cividis", "coolwarm")
 
 TOP = 10  # classes whose weights are sent at once if each takes a backward pass
@@ -35,8 +35,8 @@ def payload(explanation: Explanation) -> dict[str, Any]:
     ex, clip = explanation, explanation.clip
     order = ex.logits.argsort(descending=True).tolist()
     predicted = ex.class_id()
-    linear = ex.exact and ex.weights is not None
-    if linear:
+    weights = ex.weights if ex.exact else None
+    if weights is not None:
         _check_finite(ex.channel_weights(predicted), ex.classes[predicted])
     return {
         "model": ex.model or "network",
@@ -57,8 +57,8 @@ def payload(explanation: Explanation) -> dict[str, Any]:
         "boxes": _boxes(clip),
         "frames": [_jpeg(frame) for frame in clip.frames],
         "parts": [_part(maps, clip) for maps in ex.maps],
-        "weights": _bytes(ex.weights, np.float32) if linear else None,
-        "rows": {} if linear else {str(number): row(ex, number) for number in top_classes(ex)},
+        "weights": None if weights is None else _bytes(weights, np.float32),
+        "rows": {} if weights is not None else {str(n): row(ex, n) for n in top_classes(ex)},
     }
 
 
