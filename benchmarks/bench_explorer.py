@@ -14,14 +14,13 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from playwright.sync_api import Page, sync_playwright  # noqa: E402
+from playwright.sync_api import Browser, Locator, Page, sync_playwright  # noqa: E402
 
 from tests.browser.conftest import (  # noqa: E402
     FLAGS,
@@ -67,15 +66,15 @@ def show(tau, frame):
     display(go.Figure(go.Volume(x=t.ravel(), y=x.ravel(), z=y.ravel(), value=small.ravel(), isomin=0.3, opacity=0.2, surface_count=8)))
 """
 CELLS = {
-    "load": LOAD,
-    "open": "app = wb.explore(ex)\napp",
-    "memory": "import gc; gc.collect(); print(psutil.Process().memory_info().rss)",
-    "reopen": "app = wb.explore(ex)\napp",
-    "old": "from benchmarks.old_explorer import Explorer\nold = Explorer([ex])\nold",
-    "plain": PLAIN,
-    "pause": "pass",
+    "explorer": {
+        "load": LOAD,
+        "show": "app = wb.explore(ex)\napp",
+        "memory": "import gc; gc.collect(); print(psutil.Process().memory_info().rss)",
+        "again": "app = wb.explore(ex)\napp",
+    },
+    "old": {"load": LOAD, "show": "from benchmarks.old_explorer import Explorer\nExplorer([ex])"},
+    "plain": {"load": LOAD, "show": PLAIN},
 }
-NUMBER = {name: number for number, name in enumerate(CELLS)}
 
 # Each arms a promise of [overlay, volume] in ms after the next key. Reading a pixel waits for the drawing.
 TOOLS = """
@@ -165,14 +164,14 @@ window.wbBench ??= (() => {
 def summary(times: list[float]) -> str:
     """Return median and 95th percentile in milliseconds."""
     ordered = sorted(times)
-    return f"{statistics.median(ordered):6.0f} {ordered[int(0.95 * (len(ordered) - 1))]:6.0f}"
+    return f"{statistics.median(ordered):8.0f} {ordered[int(0.95 * (len(ordered) - 1))]:6.0f}"
 
 
-def measure(page: Page, root: Any, kind: str, focus: Callable[[], Any]) -> list[list[float]]:
+def measure(page: Page, root: Locator, kind: str, slider: Locator) -> list[list[float]]:
     """Press a key so many times, each once the last has been drawn; return overlay and volume times."""
     times = []
     for n in range(STEPS):
-        focus()
+        slider.focus()
         page.wait_for_timeout(180)
         root.evaluate("(root, kind) => { window.wbDone = window.wbBench[kind](root); }", kind)
         # Four steps up and four down: every one changes something.
@@ -193,150 +192,142 @@ def sliders(root: Any, label: str) -> Any:
     return root.locator(f".widget-slider:has(.widget-label:text-is('{label}')) .noUi-handle")
 
 
+class Lab:
+    """A notebook in JupyterLab whose traffic is counted."""
+
+    def __init__(self, browser: Browser, lab: tuple[str, Path], kind: str) -> None:
+        self.kind, self.names = kind, list(CELLS[kind])
+        self.sent: list[bytes | str] = []
+        self.received: list[int] = []
+        self.page = open_notebook(browser, lab, CELLS[kind], [], self.sent, self.received)
+        self.page.evaluate(TOOLS)
+        self.run("load")
+
+    def run(self, name: str) -> str:
+        return run_cell(self.page, self.names.index(name))
+
+    def cell(self, name: str) -> Locator:
+        return self.page.locator(".jp-CodeCell").nth(self.names.index(name))
+
+    def opened(self, name: str) -> float:
+        """Run a cell that shows an explorer; return the seconds until its volume is drawn."""
+        self.cell(name).locator(".cm-content").click()
+        begun = time.perf_counter()
+        self.page.keyboard.press("Control+Enter")
+        self.page.wait_for_function(
+            "n => document.querySelectorAll('.jp-CodeCell')[n].querySelector('.wb')?.dataset.volume > 0",
+            arg=self.names.index(name), polling=20, timeout=120_000,
+        )  # fmt: skip
+        return time.perf_counter() - begun
+
+    def comms(self) -> int:
+        """How many messages the widgets have sent to the kernel."""
+        frames = [each if isinstance(each, bytes) else each.encode() for each in self.sent]
+        return sum(b"comm_msg" in each for each in frames)
+
+    def steps(self, name: str, root: Locator, tau: Locator, frame: Locator) -> list[list[float]]:
+        """Measure steps of both sliders and print them; return those of τ."""
+        frame.press("Home")
+        self.page.wait_for_timeout(2000)
+        begun = sum(self.received)
+        by_tau = measure(self.page, root, self.kind, tau)
+        traffic = (sum(self.received) - begun) / STEPS
+        report(name, by_tau, measure(self.page, root, self.kind, frame), traffic)
+        return by_tau
+
+
 def run(folder: Path) -> None:
-    complaints: list[str] = []
-    sent: list[bytes | str] = []
-    received: list[int] = []
+    head = ("τ → overlay", "τ → volume", "frame → overlay")
+    print(f"{'ms: median and p95':22s} {'   '.join(f'{each:>15s}' for each in head)}   kB/τ step")
     with jupyterlab(folder) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM,
             args=[*FLAGS, "--enable-precise-memory-info"],
             ignore_default_args=["--headless"],
         )
-        page = open_notebook(browser, (address, folder), CELLS, complaints, sent)
-        page.on(
-            "websocket",
-            lambda socket: socket.on("framereceived", lambda frame: received.append(len(frame))),
-        )
-        page.reload()
-        page.evaluate(TOOLS)
-        run_cell(page, NUMBER["load"])
-
-        def cell(name: str) -> Any:
-            return page.locator(".jp-CodeCell").nth(NUMBER[name])
-
-        def opened(name: str) -> tuple[Any, float]:
-            """Run a cell that shows an explorer; return it and the seconds until its volume is drawn."""
-            cell(name).locator(".cm-content").click()
-            begun = time.perf_counter()
-            page.keyboard.press("Control+Enter")
-            root = cell(name).locator(".wb")
-            page.wait_for_function(
-                "n => document.querySelectorAll('.jp-CodeCell')[n].querySelector('.wb')?.dataset.volume > 0",
-                arg=NUMBER[name], polling=20, timeout=120_000,
-            )  # fmt: skip
-            return root, time.perf_counter() - begun
-
-        print(
-            f"{'ms: median and p95':22s} {'τ → overlay':>13s}   {'τ → volume':>13s}   {'frame → overl.':>13s}   kB/τ step"
-        )
-        root, first = opened("open")
-        focus = {
-            name: lambda name=name: root.locator(f".wb-{name}").focus() for name in ("tau", "frame")
-        }
-        root.scroll_into_view_if_needed()
-        focus["frame"]()
-        page.keyboard.press("Home")
-        page.wait_for_timeout(1000)
-        begun = sum(received)
-        tau = measure(page, root, "explorer", focus["tau"])
-        traffic = (sum(received) - begun) / STEPS
-        frame = measure(page, root, "explorer", focus["frame"])
-        report("explorer, JupyterLab", tau, frame, traffic)
-        floor = root.evaluate("root => window.wbBench.restyle(root)")
-        print(f"{'bare Plotly.restyle':22s} {'':13s}   {summary(floor)}", flush=True)
-        ratio = statistics.median(step[1] for step in tau) / statistics.median(floor)
-        burst = root.evaluate("root => window.wbBench.burst(root)")
-        heap = page.context.new_cdp_session(page)
-
-        def memory() -> tuple[float, float]:
-            heap.send("HeapProfiler.collectGarbage")
-            page.wait_for_timeout(500)
-            used = page.evaluate("performance.memory.usedJSHeapSize")
-            return used / 1e6, float(run_cell(page, NUMBER["memory"])) / 1e6
-
-        before = memory()
-        focus["tau"]()
-        for n in range(500):
-            page.keyboard.press("ArrowRight" if n % 100 < 50 else "ArrowLeft")
-            page.wait_for_timeout(20)
-        page.wait_for_timeout(1000)
-        after = memory()
-
-        def comms() -> int:
-            frames = [frame if isinstance(frame, bytes) else frame.encode() for frame in sent]
-            return sum(b"comm_msg" in frame for frame in frames)
-
-        box = root.locator(".wb-tau").bounding_box()
-        page.wait_for_timeout(800)
-        quiet = comms()
-        page.mouse.move(box["x"] + 8, box["y"] + 8)
-        page.mouse.down()
-        page.mouse.move(box["x"] + 150, box["y"] + 8, steps=50)
-        dragged = comms() - quiet
-        page.mouse.up()
-        page.wait_for_timeout(800)
-        finished = comms() - quiet - dragged
-        _, again = opened("reopen")
-
-        run_cell(page, NUMBER["old"])
-        root = cell("old")
-        root.locator(".js-plotly-plot .gl-container").first.wait_for()
-        page.wait_for_timeout(3000)
-        begun = sum(received)
-        tau = measure(page, root, "old", lambda: sliders(root, "τ").focus())
-        traffic = (sum(received) - begun) / STEPS
-        report(
-            "old explorer",
-            tau,
-            measure(page, root, "old", lambda: sliders(root, "frame").focus(), "ArrowRight"),
-            traffic,
-        )
-
-        run_cell(page, NUMBER["plain"])
-        root = cell("plain")
-        root.locator(".js-plotly-plot .gl-container").first.wait_for()
-        page.wait_for_timeout(2000)
-        begun = sum(received)
-        tau = measure(page, root, "plain", lambda: sliders(root, "τ").focus())
-        traffic = (sum(received) - begun) / STEPS
-        report(
-            "interact + zoom",
-            tau,
-            measure(page, root, "plain", lambda: sliders(root, "frame").focus(), "ArrowRight"),
-            traffic,
-        )
-        page.close()
-
-        saved = saved_page(folder)
-        page = open_page(browser, saved.as_uri(), complaints, offline=True)
-        page.evaluate(TOOLS)
-        root = page.locator(".wb")
-        page.wait_for_function("document.querySelector('.wb')?.dataset.volume > 0")
-        root.locator(".wb-frame").press("Home")
-        tau = measure(page, root, "explorer", lambda: root.locator(".wb-tau").focus())
-        frame = measure(
-            page, root, "explorer", lambda: root.locator(".wb-frame").focus(), "ArrowRight"
-        )
-        report("page, file://", tau, frame, None)
+        facts = explorer(Lab(browser, (address, folder), "explorer"))
+        for kind, name in (("old", "old explorer"), ("plain", "interact + zoom")):
+            lab = Lab(browser, (address, folder), kind)
+            lab.run("show")
+            root = lab.cell("show")
+            root.locator(".js-plotly-plot .gl-container").first.wait_for()
+            lab.page.wait_for_timeout(3000)
+            handles = [
+                root.locator(f".widget-slider:has(.widget-label:text-is('{label}')) .noUi-handle")
+                for label in ("τ", "frame")
+            ]
+            lab.steps(name, root, *handles)
+            lab.page.close()
+        size = page(browser, folder)
         browser.close()
-    print(f"τ → volume / bare restyle: {ratio:.2f}")
-    print(f"200 events at once: overlay {burst[0]:.0f} ms, volume {burst[1]:.0f} ms, {burst[2]!r}")
-    print(f"first opening {first:.1f} s, reopening {again:.1f} s (from key press to drawn volume)")
-    print(
-        f"500 updates: page {after[0] - before[0]:+.1f} MB, kernel {after[1] - before[1]:+.1f} MB"
-    )
-    print(f"messages to the kernel: {dragged} during a drag of 50 moves, {finished} after it")
-    print(
-        f"page {saved.stat().st_size / 1e6:.1f} MB; load {os.getloadavg()[0]:.1f}; complaints {complaints}"
-    )
+    print(*facts, f"saved page: {size / 1e6:.1f} MB", f"load {os.getloadavg()[0]:.1f}", sep="\n")
 
 
-def saved_page(folder: Path) -> Path:
+def explorer(lab: Lab) -> list[str]:
+    """Measure the explorer in JupyterLab; return what is not a step, in words."""
+    page = lab.page
+    first = lab.opened("show")
+    root = lab.cell("show").locator(".wb")
+    root.scroll_into_view_if_needed()
+    tau, frame = (root.locator(f".wb-{name}") for name in ("tau", "frame"))
+    steps = lab.steps("explorer, JupyterLab", root, tau, frame)
+    floor = root.evaluate("root => window.wbBench.restyle(root)")
+    print(f"{'bare Plotly.restyle':22s} {'':15s}   {summary(floor)}", flush=True)
+    ratio = statistics.median(step[1] for step in steps) / statistics.median(floor)
+    burst = root.evaluate("root => window.wbBench.burst(root)")
+    heap = page.context.new_cdp_session(page)
+
+    def memory() -> tuple[float, float]:
+        heap.send("HeapProfiler.collectGarbage")
+        page.wait_for_timeout(500)
+        used = page.evaluate("performance.memory.usedJSHeapSize")
+        return used / 1e6, float(lab.run("memory")) / 1e6
+
+    before = memory()
+    tau.focus()
+    for n in range(500):
+        page.keyboard.press("ArrowLeft" if n % 100 < 50 else "ArrowRight")
+        page.wait_for_timeout(20)
+    page.wait_for_timeout(1500)
+    after = memory()
+    box = tau.bounding_box()
+    assert box is not None
+    page.wait_for_timeout(800)
+    quiet = lab.comms()
+    page.mouse.move(box["x"] + 8, box["y"] + 8)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 150, box["y"] + 8, steps=50)
+    dragged = lab.comms() - quiet
+    page.mouse.up()
+    page.wait_for_timeout(800)
+    finished = lab.comms() - quiet - dragged
+    again = lab.opened("again")
+    page.close()
+    return [
+        f"τ → volume / bare restyle: {ratio:.2f}",
+        f"200 events at once: overlay {burst[0]:.0f} ms, volume {burst[1]:.0f} ms, {burst[2]!r}",
+        f"first opening {first:.1f} s, reopening {again:.1f} s (from key press to drawn volume)",
+        f"500 updates: page {after[0] - before[0]:+.1f} MB, kernel {after[1] - before[1]:+.1f} MB",
+        f"messages to the kernel: {dragged} during a drag of 50 moves, {finished} after it",
+    ]
+
+
+def page(browser: Browser, folder: Path) -> int:
+    """Measure the saved page from file:// without a network; return its size in bytes."""
     names: dict[str, Any] = {}
     exec(LOAD, names)
     path: Path = names["wb"].save_page(names["ex"], folder / "tube.html")
-    return path
+    page = open_page(browser, path.as_uri(), [], offline=True)
+    page.evaluate(TOOLS)
+    page.wait_for_function("document.querySelector('.wb')?.dataset.volume > 0")
+    root = page.locator(".wb")
+    root.locator(".wb-frame").press("Home")
+    page.wait_for_timeout(1000)
+    times = [
+        measure(page, root, "explorer", root.locator(f".wb-{name}")) for name in ("tau", "frame")
+    ]
+    report("page, file://", *times, None)
+    return path.stat().st_size
 
 
 if __name__ == "__main__":
