@@ -80,18 +80,22 @@ def row(explanation: Explanation, target: int) -> dict[str, Any]:
     """
     weights = explanation.class_weights(target)
     _check_finite(weights, explanation.classes[target])
-    sent: dict[str, Any] = {"weights": _bytes(explanation.channel_weights(target), np.float32)}
     if weights.ndim == 1:
-        return sent
+        return {"weights": _bytes(weights, np.float32)}
     scale = float(weights.abs().max()) or 1.0
-    first, elements = 0, []
+    first, means, elements = 0, [], []
     for maps in explanation.maps:
-        own = weights[first : first + len(maps)]
         # Two pathways come on their joint grid; every so many voxels give back a pathway's own.
-        steps = [joint // n for joint, n in zip(own.shape[1:], maps.shape[1:])]
-        elements.append(_bytes(own[:, :: steps[0], :: steps[1], :: steps[2]] / scale, np.float16))
+        steps = [joint // n for joint, n in zip(weights.shape[1:], maps.shape[1:])]
+        own = weights[first : first + len(maps), :: steps[0], :: steps[1], :: steps[2]]
+        means.append(own.flatten(1).mean(1))  # what `activation_map` compares τ with
+        elements.append(_bytes(own / scale, np.float16))
         first += len(maps)
-    return {**sent, "scale": scale, "elements": elements}
+    return {
+        "weights": _bytes(torch.cat(means), np.float32),
+        "scale": scale,
+        "elements": elements,
+    }
 
 
 def color_tables() -> dict[str, bytes]:

@@ -899,7 +899,7 @@ class Solid {
     const spare = HAIR * (stop - start);
     const longer = Math.max(H, W);
     const { clientWidth, clientHeight } = this.panel.volume;
-    const away = Math.min(1.5, Math.max(1, (1.2 * clientHeight) / (clientWidth || clientHeight))); // a narrow box
+    const away = Math.min(1.5, Math.max(1, (1.55 * clientHeight) / (clientWidth || clientHeight))); // a narrow box
     const axis = (/** @type {string} */ title, /** @type {number[]} */ range, nticks = 5) => ({
       title: { text: title, font: { size: 11, color: theme.ink } }, range, nticks, autorange: false, showbackground: false,
       showspikes: false, zeroline: false, showline: false, gridcolor: theme.line, tickfont: { size: 10, color: theme.soft },
