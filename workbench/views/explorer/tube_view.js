@@ -1153,9 +1153,14 @@ export class Explorer {
     this.theme = { ink: "rgb(43,47,54)", soft: "rgb(110,118,128)", line: "rgb(225,228,232)", accent: "rgb(25,118,210)", paper: "rgb(255,255,255)" };
     this.updateTheme = () => {};
     this.thumb = document.createElement("canvas");
+    /** @type {HTMLElement[]} one for each class, most probable first */
+    this.items = [];
     this.share = 1;
     this.dirty = { tube: true, body: true };
     this.queued = 0;
+    this.restQueued = 0;
+    /** @type {any} */
+    this.detailsQueued = 0;
     this.lastDraw = 0;
     this.lastInput = 0;
     this.rapid = false;
@@ -1669,7 +1674,17 @@ export class Explorer {
 
   drawRest() {
     this.restQueued = 0;
-    try {
+    clearTimeout(this.volumeTimer);
+    // While a slider is dragged the overlay comes first: the volume follows when it rests, or now and then.
+    const wait = this.rapid && performance.now() - (this.lastVolume ?? 0) < 400 ? 90 : 0;
+    if (wait) this.volumeTimer = setTimeout(() => this.drawVolumes(), wait);
+    else this.drawVolumes();
+    this.detailsQueued ||= setTimeout(() => this.drawDetails());
+  }
+
+  drawDetails() {
+    this.detailsQueued = 0;
+    this.guard(() => {
       this.drawCaptions();
       this.drawHistogram();
       this.drawStrip();
@@ -1677,14 +1692,7 @@ export class Explorer {
       this.drawTimeline();
       if (this.tableOf !== `${this.target}:${this.state.feature}`) this.drawFeatures();
       for (const panel of this.panels) if (!panel.element.hidden) panel.drawKey(this.lookOf(panel), this.theme.ink);
-    } catch (error) {
-      this.fail(error);
-    }
-    clearTimeout(this.volumeTimer);
-    // While a slider is dragged the overlay comes first: the volume follows when it rests, or now and then.
-    const wait = this.rapid && performance.now() - (this.lastVolume ?? 0) < 400 ? 90 : 0;
-    if (wait) this.volumeTimer = setTimeout(() => this.drawVolumes(), wait);
-    else this.drawVolumes();
+    });
   }
 
   async drawVolumes() {
@@ -2056,8 +2064,7 @@ export class Explorer {
   /** Stop, and free what the page holds. */
   close() {
     this.playing = false;
-    clearTimeout(this.volumeTimer);
-    clearTimeout(this.commitTimer);
+    for (const timer of [this.volumeTimer, this.commitTimer, this.detailsQueued]) clearTimeout(timer);
     for (const call of this.closing) call();
     for (const panel of this.panels) panel.solid.free();
   }
@@ -2127,7 +2134,7 @@ function download(name, bytes, type) {
 
 /**
  * A PDF of one page that shows a JPEG.
- * @param {Uint8Array} jpeg
+ * @param {Uint8Array<ArrayBuffer>} jpeg
  * @param {number} width
  * @param {number} height
  */
@@ -2392,7 +2399,7 @@ function kernelHost(model) {
     ask: (question, buffers = []) => {
       const id = `${Date.now()}-${last++}-${Math.random()}`;
       return new Promise((done, fail) => {
-        const onAnswer = (/** @type {any} */ content, /** @type {DataView[]} */ answer) => {
+        const onAnswer = (/** @type {any} */ content, /** @type {DataView<ArrayBuffer>[]} */ answer) => {
           if (content?.id !== id) return;
           model.off("msg:custom", onAnswer);
           if (content.error) fail(new Error(content.error));
