@@ -245,12 +245,12 @@ def run(folder: Path) -> None:
             args=[*FLAGS, "--enable-precise-memory-info"],
             ignore_default_args=["--headless"],
         )
-        facts = explorer(Lab(browser, (address, folder), "explorer"))
+        print(*explorer(Lab(browser, (address, folder), "explorer")), sep="\n", flush=True)
         for kind, name in (("old", "old explorer"), ("plain", "interact + zoom")):
             lab = Lab(browser, (address, folder), kind)
             lab.run("show")
             root = lab.cell("show")
-            root.locator(".js-plotly-plot .gl-container").first.wait_for()
+            root.locator(".js-plotly-plot .gl-container canvas").first.wait_for(state="attached")
             lab.page.wait_for_timeout(3000)
             handles = [
                 root.locator(f".widget-slider:has(.widget-label:text-is('{label}')) .noUi-handle")
@@ -260,7 +260,7 @@ def run(folder: Path) -> None:
             lab.page.close()
         size = page(browser, folder)
         browser.close()
-    print(*facts, f"saved page: {size / 1e6:.1f} MB", f"load {os.getloadavg()[0]:.1f}", sep="\n")
+    print(f"saved page: {size / 1e6:.1f} MB", f"load {os.getloadavg()[0]:.1f}", sep="\n")
 
 
 def explorer(lab: Lab) -> list[str]:

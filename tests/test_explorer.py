@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
 import pytest
 import torch
 from ipywidgets.widgets.widget import _instances
+from nbconvert import HTMLExporter
 from PIL import Image
 
 import workbench as wb
@@ -353,6 +355,14 @@ def test_without_a_kernel_there_is_a_picture(app: wb.Explorer) -> None:
     picture = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
     assert picture.width > 600
     assert np.asarray(picture).std() > 20
+
+
+def test_nbconvert_shows_the_picture(app: wb.Explorer) -> None:
+    output = nbformat.v4.new_output("display_data", app._repr_mimebundle_())
+    cell = nbformat.v4.new_code_cell("app", outputs=[output])
+    page, _ = HTMLExporter().from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))
+    assert output["data"]["image/png"][:200] in page.replace("\n", "")
+    assert "widget-view+json" not in page
 
 
 def test_a_page_is_one_small_file_that_loads_nothing(tmp_path: Path) -> None:
