@@ -1408,7 +1408,6 @@ export class Explorer {
       for (const panel of this.panels) await panel.load();
       await attached(this.root);
       this.updateTheme();
-      this.refreshControls();
       this.draw();
       await this.makeVolumes();
     } catch (error) {
@@ -1467,7 +1466,6 @@ export class Explorer {
       for (const name of Object.keys(changes)) this.unsent.add(name);
       this.commitLater();
     }
-    this.refreshControls();
     this.schedule();
   }
 
@@ -1517,7 +1515,15 @@ export class Explorer {
 
   /** @param {number} steps */
   stepTau(steps) {
-    this.moveTau(Math.min(STEPS, Math.max(0, Number(this.slider.value) + steps)));
+    this.moveTau(Math.min(STEPS, Math.max(0, Math.round(this.position) + steps)));
+  }
+
+  /** Where the τ slider stands, 0 to STEPS. */
+  get position() {
+    const { weights, tau } = this;
+    if (!weights || tau === null) return 0;
+    const [low, high] = extremes(weights);
+    return this.state.unit === "share" ? STEPS * (1 - this.share) : (STEPS * (tau - low)) / (high - low || 1);
   }
 
   /** @param {string} name @param {number} value */
@@ -1606,6 +1612,7 @@ export class Explorer {
     this.queued = 0;
     this.lastDraw = performance.now();
     try {
+      this.refreshControls();
       if (this.dirty.tube) this.computeTubes();
       for (const panel of this.panels) if (!panel.element.hidden) panel.draw(this.frameOf(panel), this.lookOf(panel), this.theme.ink);
       this.announce("overlay");
@@ -1745,11 +1752,10 @@ export class Explorer {
   refreshControls() {
     const { state } = this;
     const weights = this.weights;
-    this.items.forEach((item, choice) => {
-      item.setAttribute("aria-selected", String(choice === state.choice));
-      const wanted = state.search.trim().toLocaleLowerCase();
-      item.hidden = choice !== state.choice && !this.first.payload.classes[this.first.payload.order[choice]].toLocaleLowerCase().includes(wanted);
-    });
+    /** @type {string} */
+    const listed = `${state.choice} ${state.search}`;
+    if (listed !== this.listed) this.listClasses();
+    this.listed = listed;
     if (this.scrolledTo !== state.choice) {
       this.scrolledTo = state.choice;
       const item = this.items[state.choice];
@@ -1772,11 +1778,22 @@ export class Explorer {
     const [low, high] = extremes(weights);
     this.slider.disabled = low === high;
     const tau = this.tau;
-    const position = tau === null ? 0 : state.unit === "share" ? STEPS * (1 - this.share) : (STEPS * (tau - low)) / (high - low || 1);
+    const { position } = this;
     if (document.activeElement !== this.slider || Math.abs(position - this.slider.value) > 1.5) this.slider.value = position;
     const kept = countKept(weights, tau);
     this.kept.textContent = `${tau === null ? "no threshold" : `τ = ${rounded(tau, high - low)}`} · keeps ${kept === weights.length ? "all" : kept} of ${weights.length} features (${percent(kept / weights.length)})`;
     this.slider.setAttribute("aria-valuetext", this.kept.textContent);
+  }
+
+  /** Show the classes that the search finds, and the chosen one. */
+  listClasses() {
+    const { classes, order } = this.first.payload;
+    const wanted = this.state.search.trim().toLocaleLowerCase();
+    this.items.forEach((item, choice) => {
+      const chosen = choice === this.state.choice;
+      item.setAttribute("aria-selected", String(chosen));
+      item.hidden = !chosen && !classes[order[choice]].toLocaleLowerCase().includes(wanted);
+    });
   }
 
   drawHistogram() {
