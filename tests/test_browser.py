@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -10,11 +11,12 @@ import pandas as pd
 import pytest
 import torch
 from ipywidgets.widgets.widget import _instances
+from PIL import Image
 
 import workbench as wb
 from workbench.models.networks.mfnet import MFNet3d
 from workbench.models.video_model import VideoModel
-from workbench.saliency.explanation import Explanation
+from workbench.views.explorer.widget import plotly_code
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +65,26 @@ def on_screen(app: wb.Browser) -> str | None:
     return app.explanation.clip.name
 
 
-def test_it_begins_with_the_first_clip_of_the_first_class(app: wb.Browser) -> None:
+def test_it_begins_with_the_first_clip(app: wb.Browser) -> None:
     assert on_screen(app) == app.clip.value == "a"
     assert app.category.options == (
+        ("all classes (4)", ""),
         ("stir (2)", "stir"),
         ("shake (1)", "shake"),
         ("pound (1)", "pound"),
     )
-    assert app.clip.options == (("a · stir soup", "a"), ("c · stir tea", "c"))
+    assert app.clip.options[0] == ("a · stir soup", "a")
+    assert [name for _, name in app.clip.options] == ["a", "b", "c", "d"]
+    assert app.screen.rows[1] == ["b", "shake", "shake pan"]
     assert len(app.explanation.clip) == 8
+
+
+def test_explore_and_browse_are_one(data: wb.Dataset, model: VideoModel) -> None:
+    app = wb.explore(data, model)
+    assert isinstance(app, wb.Browser)
+    app.close()
+    with pytest.raises(ValueError, match="expected one that explains the clips"):
+        wb.explore(data)
 
 
 def test_a_class_offers_its_clips_and_shows_the_first(app: wb.Browser) -> None:
@@ -80,50 +93,136 @@ def test_a_class_offers_its_clips_and_shows_the_first(app: wb.Browser) -> None:
     assert on_screen(app) == "b"
 
 
+def test_a_class_keeps_the_clip_that_belongs_to_it(app: wb.Browser) -> None:
+    app.clip.value = "c"
+    app.category.value = "stir"
+    assert app.clip.options == (("a · stir soup", "a"), ("c · stir tea", "c"))
+    assert on_screen(app) == "c"
+
+
+def test_the_browser_picks_too(app: wb.Browser) -> None:
+    app.screen.set_state({"chosen": "c"})
+    assert on_screen(app) == app.clip.value == "c"
+
+
 def test_a_clip_is_explained_once_it_is_picked(app: wb.Browser) -> None:
     before = app.explorer
     app.clip.value = "c"
     assert on_screen(app) == "c"
     assert app.explorer is not before
-    assert app.note.value == ""
+    assert app.screen.note == ""
 
 
 def test_a_clip_can_be_shown_by_name(app: wb.Browser) -> None:
     app.show("b")
-    assert (app.category.value, app.clip.value, on_screen(app)) == ("shake", "b", "b")
+    assert (app.category.value, app.clip.value, on_screen(app)) == ("", "b", "b")
     with pytest.raises(KeyError, match="no clip 'e' among the 4 of kitchen"):
         app.show("e")
     assert on_screen(app) == "b"
 
 
-def test_each_pick_explains_once(app: wb.Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
+    """The clips that are explained from now on."""
     seen: list[str | None] = []
 
-    def counted(model: VideoModel, clip: wb.Clip) -> Explanation:
+    def counted(model: VideoModel, clip: wb.Clip) -> wb.Explanation:
         seen.append(clip.name)
         return wb.explain(model, clip)
 
     monkeypatch.setattr("workbench.views.dataset_browser.explain", counted)
+    return seen
+
+
+def test_each_clip_is_explained_once(app: wb.Browser, seen: list[str | None]) -> None:
     app.category.value = "shake"
     app.show("c")
+    app.category.value = ""
     app.clip.value = "a"
-    assert seen == ["b", "c", "a"]
+    app.clip.value = "b"
+    assert seen == ["b", "c"]  # a was there from the start
+    assert on_screen(app) == "b"
 
 
-def test_what_cannot_be_read_is_told_and_leaves_no_other_clips_picture(app: wb.Browser) -> None:
+def ask(app: wb.Browser, kind: str, name: str = "") -> tuple[dict[str, Any], list[bytes]]:
+    """Ask as the browser's page does, and return the answer."""
+    answers: list[Any] = []
+    app.screen.send = lambda content, buffers=None: answers.append((content, buffers or []))
+    try:
+        app.screen._handle_custom_msg({"kind": kind, "name": name, "id": "5"}, [])
+    finally:
+        del app.screen.send
+    (answer,) = [answer for answer in answers if answer[0].get("id") == "5"]
+    return answer
+
+
+def test_the_next_clip_is_explained_ahead(app: wb.Browser, seen: list[str | None]) -> None:
+    ask(app, "explain", "b")
+    assert (seen, on_screen(app)) == (["b"], "a")
+    app.clip.value = "b"
+    assert (seen, on_screen(app)) == (["b"], "b")
+
+
+def test_results_say_what_is_right(app: wb.Browser) -> None:
+    ask(app, "explain", "b")
+    content, _ = ask(app, "results")
+    assert [name for name, *_ in content["results"]] == ["a", "b"]
+    table = app.results
+    assert list(table.columns) == ["class", "predicted", "probability", "right"]
+    assert table["right"].tolist() == (table["class"] == table["predicted"]).tolist()
+    best = app.explanation.probabilities.max()
+    assert table.loc["a", "probability"] == pytest.approx(float(best))
+
+
+def test_thumbnails_are_small_pictures(app: wb.Browser) -> None:
+    for name in ("a", "b"):  # one that is explained, and one that is not
+        _, (jpeg,) = ask(app, "thumb", name)
+        picture = Image.open(io.BytesIO(jpeg))
+        assert picture.format == "JPEG"
+        assert picture.width <= 128
+    content, _ = ask(app, "thumb", "d")
+    assert "damaged" in content["error"]
+
+
+def test_a_store_of_explanations_can_be_explored(app: wb.Browser, data: wb.Dataset) -> None:
+    class Store:
+        index = data.index.loc[["a", "c"]]
+
+        def __getitem__(self, name: str) -> wb.Explanation:
+            return app._explain(name)
+
+    stored = wb.explore(Store())
+    stored.clip.value = "c"
+    assert on_screen(stored) == "c"
+    assert ask(stored, "thumb", "a")[1]
+    stored.close()
+
+
+def test_the_code_recreates_the_view(app: wb.Browser, data: wb.Dataset, model: VideoModel) -> None:
+    app.show("c")
+    app.explorer.show(target="open", frame=2)
+    names: dict[str, Any] = {"data": data, "model": model}
+    exec(app.code(), names)
+    again = names["app"]
+    assert on_screen(again) == "c"
+    assert (again.explorer.tube.label, again.explorer.frame.value) == ("open", 2)
+    again.close()
+
+
+def test_an_error_is_shown_and_leaves_no_other_clips_picture(app: wb.Browser) -> None:
     with pytest.raises(wb.ClipError, match="damaged"):
         app.category.value = "pound"
-    assert "d: ClipError: d.mp4 is &lt;damaged&gt;" in app.note.value
+    assert "d: ClipError: d.mp4 is <damaged>" in app.screen.note
     assert on_screen(app) is None
     app.category.value = "stir"
-    assert app.note.value == ""
+    assert app.screen.note == ""
     assert on_screen(app) == "a"
 
 
 def test_data_without_narrations_or_presence_will_do(model: VideoModel) -> None:
     app = wb.browse(wb.samples.dataset(size=3), model)
-    assert [name for _, name in app.category.options] == ["stir", "shake", "pound"]
-    assert app.clip.options == (("decorrelated_00000_stir", "decorrelated_00000_stir"),)
+    assert [name for _, name in app.category.options] == ["", "stir", "shake", "pound"]
+    assert app.clip.options[0] == ("decorrelated_00000_stir", "decorrelated_00000_stir")
     assert (
         repr(app)
         == "<Browser of <Dataset samples, decorrelated: 3 segments, 8 classes>: decorrelated_00000_stir>"
@@ -139,6 +238,7 @@ def test_nothing_to_show_is_refused(data: wb.Dataset, model: VideoModel) -> None
 
 
 def test_close_frees_the_widgets(data: wb.Dataset, model: VideoModel) -> None:
+    plotly_code()  # stays for the next explorer
     before = set(_instances)
     app = wb.browse(data, model)
     app.clip.value = "c"
@@ -152,12 +252,3 @@ def test_nothing_given_is_changed(data: wb.Dataset, model: VideoModel) -> None:
     wb.browse(data, model).close()
     pd.testing.assert_frame_equal(data.index, index)
     assert [part.training for part in model.module.modules()] == flags
-
-
-def test_shown_anew_it_begins_as_it_is(app: wb.Browser, monkeypatch: pytest.MonkeyPatch) -> None:
-    refreshed: list[Any] = []
-    monkeypatch.setattr(
-        type(app.explorer.timeline), "refresh", lambda figure: refreshed.append(figure)
-    )
-    app._repr_mimebundle_()
-    assert app.explorer.timeline in refreshed

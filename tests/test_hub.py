@@ -41,7 +41,7 @@ def vivit():
 def saved(folder, module, **processor):
     """Write a network with a processor, as published models are."""
     torch.manual_seed(0)
-    for name, parameter in module.named_parameters():
+    for parameter in module.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.2)
     module.save_pretrained(folder)

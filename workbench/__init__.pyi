@@ -36,7 +36,8 @@ from .studies.randomisation import cascading_randomisation
 from .training.fine_tuning import fine_tune
 from .training.results import Training
 from .views.dataset_browser import Browser, browse
-from .views.explorer import Explorer, explore
+from .views.explorer.app import Explorer
+from .views.explorer.opening import explore, save_page
 from .views.overlays import focus, heat
 from .views.pictures import draw_boxes, filmstrip
 from .views.plotly_figures import save_html

@@ -1,5 +1,5 @@
 """Views: what people look at.
 
-Overlays and filmstrips are arrays, volumes and timelines are Plotly figures, and the explorer links
-them under sliders. Figures for print are in `studies.figures`.
+Overlays and filmstrips are arrays, volumes and timelines are Plotly figures, and the explorer
+brings them together under sliders. Figures for print live in `studies.figures`.
 """

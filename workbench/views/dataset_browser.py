@@ -1,175 +1,302 @@
-"""The browser: a data set's clips by class, each explained under the explorer as it is picked, in JupyterLab.
+"""The browser: a data set's clips as thumbnails, explained under the explorer when picked.
 
-A handler that fails shows its error in the place of the explorer and raises it, as the explorer's do: in the cell
-that set the control, or in JupyterLab's log. The drop-downs keep working.
+Explanations are kept, the latest ones, and the browser's page asks for the next clip's before it is
+wanted. A handler that fails shows its error in place of the explorer and raises it: in the cell
+that set the control, or in JupyterLab's log. The controls keep working.
 """
 
 from __future__ import annotations
 
-import html
-from collections.abc import Callable
+import io
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import anywidget
 import ipywidgets as widgets
 import pandas as pd
+import traitlets
+from PIL import Image
 
-from ..datasets.table import Dataset
+from ..clips.clip import Clip
 from ..models.video_model import VideoModel
 from ..saliency.explaining import explain
 from ..saliency.explanation import Explanation
-from .explorer import Explorer, explore, guarded
+from .explorer.app import Explorer, guarded
+from .explorer.widget import CSS, SCRIPT
 
 __all__ = ["Browser", "browse"]
 
-_GREY = "color:var(--jp-ui-font-color2, #666)"
-_WIDE = {"flex": "1 1 0", "width": "auto", "min_width": "0"}
+_KEPT = 16  # explanations, the latest
+_THUMB = (128, 96)
+
+
+class ClipList(anywidget.AnyWidget):
+    """Thumbnails, filters and progress, drawn by `tube_view.js`.
+
+    Attributes:
+        kind: says to the script that this is the list of clips.
+        rows: name, class and narration of each clip.
+        category: the class whose clips are listed, or "" for all.
+        chosen: name of the clip on the screen.
+        busy: what the kernel is at, or "".
+        note: an error to show, or "".
+    """
+
+    _esm = SCRIPT
+    _css = CSS
+
+    kind = traitlets.Unicode("clips").tag(sync=True)
+    rows: traitlets.List[list[str]] = traitlets.List().tag(sync=True)
+    category = traitlets.Unicode("").tag(sync=True)
+    chosen = traitlets.Unicode("").tag(sync=True)
+    busy = traitlets.Unicode("").tag(sync=True)
+    note = traitlets.Unicode("").tag(sync=True)
 
 
 class Browser(widgets.VBox):
-    """Class and clip as drop-downs, and the explorer of the clip picked below them. Made by `browse`.
+    """A data set's clips as thumbnails, and the explorer of the picked one. Made by `explore`.
 
     Attributes:
         data: the clips offered; those of the data set that are on the disk.
-        model: what explains them.
-        category: Dropdown of the classes that have clips; its value is a class name.
+        model: what explains them; None if `data` is a store of explanations.
+        category: Dropdown of the classes that have clips; its value is a class name, or "" for all.
         clip: Dropdown of the clips of that class; its value is a clip name.
-        explorer: the `Explorer` of the last clip that could be explained; on the screen unless the last pick failed.
-        note: HTML, what went wrong with the last pick.
+        screen: `ClipList`, which draws the thumbnails.
+        results: DataFrame of the clips explained so far: class, predicted, probability, right.
+        explorer: the `Explorer` of the last clip that could be explained; shown unless the last
+            pick failed.
     """
 
-    def __init__(self, data: Dataset, model: VideoModel) -> None:
-        super().__init__(layout={"width": "100%", "overflow": "hidden"})
+    def __init__(self, data: Any, model: VideoModel | None) -> None:
+        super().__init__(layout={"width": "100%"})
+        self.add_class("wb-browser")
         self.data, self.model = data, model
         self._quiet = False
-        counts = data.index["class"].value_counts()
-        self._names = data.index.groupby("class", sort=False).groups
-        classes = [each for each in data.classes if each in counts.index]
-        narrow = {"description_width": "44px"}
-        self.category = widgets.Dropdown(
-            options=[(f"{each} ({counts[each]})", each) for each in classes], description="class",
-            style=narrow, layout={"flex": "0 1 300px", "width": "auto", "min_width": "160px"},
-        )  # fmt: skip
-        self.clip = widgets.Dropdown(description="clip", style=narrow, layout=_WIDE)
-        self.note = widgets.HTML()
-        self._controls = widgets.HBox(
-            [self.category, self.clip], layout={"width": "100%", "grid_gap": "12px"}
+        self._kept: OrderedDict[str, Explanation] = OrderedDict()
+        self._results: dict[str, tuple[str, float, bool]] = {}
+        index = data.index
+        self._classes = index["class"] if "class" in index else pd.Series("", index.index)
+        counts = self._classes.value_counts()
+        offered = [name for name in self._classes.unique() if name]
+        options = [
+            (f"all classes ({len(index)})", ""),
+            *((f"{name} ({counts[name]})", name) for name in offered),
+        ]
+        self.category = widgets.Dropdown(options=options, description="class")
+        self.clip = widgets.Dropdown(description="clip")
+        self._narrations = (
+            index["narration"] if "narration" in index else pd.Series("", index.index)
         )
         self._list_clips()
+        rows = zip(index.index, self._classes, self._narrations)
+        self.screen = ClipList(
+            rows=[[str(name), str(label), str(text)] for name, label, text in rows],
+            chosen=self.clip.value,
+        )
+        self.screen.on_msg(self._answer)
         self.explorer = self._explored(self.clip.value)
-        self.children = [self._controls, self.note, self.explorer]
+        self.children = [self.screen, self.explorer]
+        traitlets.link((self.category, "value"), (self.screen, "category"))
+        traitlets.link((self.clip, "value"), (self.screen, "chosen"))
         self.category.observe(self._guarded(self._on_class), "value")
         self.clip.observe(self._guarded(self._on_clip), "value")
 
     @property
     def explanation(self) -> Explanation:
         """The explanation under the explorer."""
-        return self.explorer.panels[0].explanation
+        return self.explorer.explanations[0]
+
+    @property
+    def results(self) -> pd.DataFrame:
+        """The clips explained so far: class, predicted, probability, right."""
+        table = pd.DataFrame.from_dict(
+            self._results, orient="index", columns=["predicted", "probability", "right"]
+        )
+        table.insert(0, "class", [self._classes[name] for name in table.index])
+        return table
 
     def show(self, name: str) -> None:
         """Pick a clip by name, whatever its class.
 
         Raises:
             KeyError: no such clip among those offered.
-            ClipError, FileNotFoundError, ValueError: it cannot be read, or not explained.
+            ClipError, FileNotFoundError, ValueError: it cannot be read or explained.
         """
         if name not in self.data.index.index:
-            raise KeyError(
-                f"no clip {name!r} among the {len(self.data)} of {self.data.title or 'the data set'}"
-            )
-        self._quiet = True
-        try:
-            self.category.value = self.data.index.loc[name, "class"]
-            self._list_clips()
+            raise KeyError(f"no clip {name!r} among the {len(self.data.index)} of {self._title}")
+        with self._quietly():
+            if self.category.value not in ("", self._classes[name]):
+                self.category.value = self._classes[name]
+                self._list_clips()
             self.clip.value = name
-        finally:
-            self._quiet = False
         self._guarded(self._on_clip)(None)
+
+    def code(self) -> str:
+        """Return the lines that recreate this view, given the data set `data` and the `model`."""
+        given = "data" if self.model is None else "data, model"
+        lines = self.explorer.code().splitlines()
+        place = next(n for n, line in enumerate(lines) if line.startswith("app = "))
+        body = [line.replace("app.", "app.explorer.", 1) for line in lines[place + 1 :]]
+        opening = [f"app = wb.explore({given})", f"app.show({self.clip.value!r})"]
+        return "\n".join(["import math", "import workbench as wb", *opening, *body])
 
     def close(self) -> None:
         """Take the browser off the screen and free its widgets."""
         self.explorer.close()
-        self.category.style.close()
-        self.clip.style.close()
-        self.note.style.close()
-        for part in (self.category, self.clip, self.note, self._controls):
+        for part in (self.category, self.clip):
+            part.style.close()
+        for part in (self.category, self.clip, self.screen):
             part.layout.close()
             part.close()
         self.layout.close()
         super().close()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        self.explorer._repr_mimebundle_(**kwargs)  # shown anew, its figures begin as they are now
-        return super()._repr_mimebundle_(**kwargs)
+        bundle = super()._repr_mimebundle_(**kwargs)
+        picture = self.explorer._repr_mimebundle_()["image/png"]
+        return {**bundle, "image/png": picture}
 
     def __repr__(self) -> str:
-        return (
-            f"<Browser of {self.data!r}: {self.clip.value}>"
-            if hasattr(self, "clip")
-            else "<Browser>"
-        )
+        if not hasattr(self, "explorer"):
+            return "<Browser>"
+        return f"<Browser of {self.data!r}: {self.clip.value}>"
 
-    def _list_clips(self) -> None:
-        """Offer the clips of the class, with what was narrated where that is known, and pick the first."""
-        rows = self.data.index.loc[self._names[self.category.value]]
-        narrated = rows["narration"] if "narration" in rows else pd.Series("", rows.index)
-        titles = (f"{name} · {text}" if text else name for name, text in narrated.items())
-        self.clip.options = list(zip(titles, rows.index.tolist()))
-        self.clip.index = 0
-
-    def _on_class(self) -> None:
-        self._quiet = True
-        try:
-            self._list_clips()
-        finally:
-            self._quiet = False
-        self._on_clip()
-
-    def _on_clip(self) -> None:
-        self.note.value = (
-            f"<span style='{_GREY}'>explaining {html.escape(self.clip.value)} …</span>"
-        )
-        try:
-            fresh = self._explored(self.clip.value)
-        except Exception:
-            self.children = [
-                self._controls,
-                self.note,
-            ]  # never one clip's explanation under another's name
-            raise
-        before, self.explorer = self.explorer, fresh
-        self.children = [self._controls, self.note, fresh]
-        before.close()
-
-    def _explored(self, name: str) -> Explorer:
-        spec = self.model.input
-        return explore(
-            explain(self.model, self.data.read(name, frames=spec.frames, stride=spec.stride))
-        )
+    @property
+    def _title(self) -> str:
+        return getattr(self.data, "title", "") or "the data set"
 
     def _guarded(self, handler: Callable[[], None]) -> Callable[[Any], None]:
         return guarded(self, handler, lambda: f"{self.clip.value}: ")
 
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        before, self._quiet = self._quiet, True
+        try:
+            yield
+        finally:
+            self._quiet = before
 
-def browse(data: Dataset, model: VideoModel) -> Browser:
-    """Show a data set in JupyterLab: pick a class and a clip, and see the clip explained under the explorer.
+    def _list_clips(self) -> None:
+        """Offer the clips of the class, with any narrations, and pick the first."""
+        chosen = self.category.value
+        rows = self._narrations[self._classes == chosen] if chosen else self._narrations
+        titles = (f"{name} · {text}" if text else str(name) for name, text in rows.items())
+        self.clip.options = list(zip(titles, rows.index.tolist()))
+        self.clip.index = 0
+
+    def _on_class(self) -> None:
+        before = self.clip.value
+        with self._quietly():
+            self._list_clips()
+            if before in rows_of(self.clip):
+                self.clip.value = before
+        if self.clip.value != before or self.explorer not in self.children:
+            self._on_clip()
+
+    def _on_clip(self) -> None:
+        try:
+            fresh = self._explored(self.clip.value)
+        except Exception:
+            # Never one clip's explanation under another's name.
+            self.children = [self.screen]
+            raise
+        before, self.explorer = self.explorer, fresh
+        self.children = [self.screen, fresh]
+        before.close()
+
+    def _explored(self, name: str) -> Explorer:
+        with self._busy(f"explaining {name} …"):
+            return Explorer([self._explain(name)])
+
+    @contextmanager
+    def _busy(self, what: str) -> Iterator[None]:
+        self.screen.busy = what
+        try:
+            yield
+        finally:
+            self.screen.busy = ""
+
+    def _explain(self, name: str) -> Explanation:
+        """Return the explanation of a clip, from those kept if it is among them."""
+        if name in self._kept:
+            self._kept.move_to_end(name)
+            return self._kept[name]
+        if self.model is None:
+            explanation = self.data[name]
+        else:
+            spec = self.model.input
+            clip = self.data.read(name, frames=spec.frames, stride=spec.stride)
+            explanation = explain(self.model, clip)
+        self._kept[name] = explanation
+        if len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+        best = explanation.class_id()
+        predicted = explanation.classes[best]
+        right = predicted == self._classes[name]
+        self._results[name] = (predicted, float(explanation.probabilities[best]), right)
+        self.screen.send({"result": [name, *self._results[name]]})
+        return explanation
+
+    def _answer(self, _view: Any, question: dict[str, Any], _buffers: Any) -> None:
+        """Answer `tube_view.js`: a thumbnail, an explanation to be kept, or all results."""
+        answers: dict[str, Callable[[str], tuple[dict[str, Any], list[bytes]]]] = {
+            "thumb": lambda name: ({}, [self._thumb(name)]),
+            "explain": lambda name: ({"layer": self._explain(name).layer}, []),
+            "results": lambda _: ({"results": [[k, *v] for k, v in self._results.items()]}, []),
+        }
+        asked = {"id": question.get("id")}
+        try:
+            content, sent = answers[question["kind"]](question.get("name", ""))
+        except Exception as error:  # one clip that cannot be read must not end a run over all
+            self.screen.send({**asked, "error": f"{type(error).__name__}: {error}"})
+            return
+        self.screen.send({**asked, **content}, sent)
+
+    def _thumb(self, name: str) -> bytes:
+        clip: Clip = self._kept[name].clip if name in self._kept else self._first_frame(name)
+        picture = Image.fromarray(clip.frames[len(clip) // 2])
+        picture.thumbnail(_THUMB)
+        stream = io.BytesIO()
+        picture.save(stream, "JPEG", quality=80)
+        return stream.getvalue()
+
+    def _first_frame(self, name: str) -> Clip:
+        if self.model is None:
+            return self._explain(name).clip
+        clip: Clip = self.data.read(name, frames=1)
+        return clip
+
+
+def rows_of(dropdown: widgets.Dropdown) -> list[Any]:
+    """Return the values that a drop-down offers."""
+    return [value for _, value in dropdown.options]
+
+
+def browse(data: Any, model: VideoModel | None) -> Browser:
+    """Show a data set in a notebook, clip by clip: another name of `explore(data, model)`.
 
     Args:
-        data: from `wb.ucf101`, `wb.epic_kitchens` or `wb.samples`; filter it with `subset` to browse a part.
-            Clips that are not on the disk are not offered.
-        model: from `wb.load_model` or `wb.wrap_model`; clips are sampled as its `input` says. Its classes need
-            not be those of the data.
+        data: from `wb.ucf101`, `wb.epic_kitchens` or `wb.samples`; filter it with `subset` to
+            browse a part. Clips that are not on the disk are not offered. Or a store of
+            explanations.
+        model: from `wb.load_model` or `wb.wrap_model`; clips are sampled as its `input` says. Its
+            classes need not be those of the data. None for a store.
 
     Returns:
         A `Browser`, an ipywidgets box: the last line of a cell shows it.
 
     Raises:
-        ValueError: there is no clip to show.
-        ClipError, ValueError: the first clip cannot be read, or not explained.
+        ValueError: there is no clip to show, or no model for a data set.
+        ClipError, ValueError: the first clip cannot be read or explained.
     """
-    there = data.present()
-    if not len(there):
-        why = f"none of its {len(data)} segments is on the disk; data/README.md tells where they go"
-        raise ValueError(
-            f"{data.title or 'the data set'}: {why if len(data) else 'it has no segments'}"
-        )
+    if hasattr(data, "read") and model is None:
+        raise ValueError("model: expected one that explains the clips of the data set, got None")
+    there = data.present() if hasattr(data, "present") else data
+    if not len(there.index):
+        count = len(data.index)
+        why = f"none of its {count} segments is on the disk; data/README.md tells where they go"
+        title = getattr(data, "title", "") or "the data set"
+        raise ValueError(f"{title}: {why if count else 'it has no segments'}")
     return Browser(there, model)
