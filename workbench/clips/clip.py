@@ -5,7 +5,7 @@ actions along."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -18,18 +18,28 @@ from .sampling import check_counts, describe_window, frame_indices, window_lengt
 __all__ = ["Action", "Clip", "Frames", "as_frames"]
 
 
+_Move: TypeAlias = Callable[[np.ndarray], np.ndarray]
+
+
 @dataclass(frozen=True, eq=False)
 class Action:
     """One annotated action: what, when and where.
 
     `start` and `stop` are seconds from the start of the file, half-open. `boxes` is (T, 4), a box
     (x0, y0, x1, y1) in pixels per frame of the clip that holds the action, NaN where there is none.
+
+    `masks` is (T, H, W) bool in the pixels of that clip. `annotated` is (T,) bool: whether anyone
+    looked at the frame; in others the mask is empty because it is not known. None: all frames.
+    `interpolated` is (T,) bool: whether the mask was computed from annotated frames nearby.
     """
 
     label: str
     start: float
     stop: float
     boxes: np.ndarray | None = None
+    masks: np.ndarray | None = None
+    annotated: np.ndarray | None = None
+    interpolated: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -147,6 +157,20 @@ class Clip:
         inside = self.during((action.start - grow, action.stop + grow))
         return np.where(inside[:, None], action.boxes, np.float32(np.nan))
 
+    def action_masks(self, number: int = 0) -> np.ndarray:
+        """Return (T, H, W) bool: the masks of an annotated action in its interval, else empty.
+
+        Raises:
+            ValueError: there is no such action, or it has no masks.
+        """
+        action = self.actions[number] if 0 <= number < len(self.actions) else None
+        if action is None or action.masks is None:
+            raise ValueError(
+                f"action {number}: the clip has {len(self.actions)} annotated actions, or it has "
+                "no masks"
+            )
+        return action.masks & self.during((action.start, action.stop))[:, None, None]
+
     @property
     def shown_boxes(self) -> np.ndarray | None:
         """(T, K, 4) the boxes to draw: of every annotated action while it goes on, or else all of `boxes`."""
@@ -164,7 +188,7 @@ class Clip:
             times=self.times[positions],
             indices=self.indices[positions],
             boxes=None if self.boxes is None else self.boxes[positions],
-            actions=self._map_action_boxes(lambda boxes: boxes[positions]),
+            actions=tuple(_selected(action, positions) for action in self.actions),
         )
 
     def sample(self, frames: int, stride: int | None = None) -> Clip:
@@ -190,8 +214,12 @@ class Clip:
             stack, size=(height, width), mode="bilinear", align_corners=False, antialias=True
         )
         scale = np.array([width / self.size[1], height / self.size[0]] * 2, dtype=np.float32)
+        rows = _nearest(self.size[0], height)
+        columns = _nearest(self.size[1], width)
         return self._with_frames(
-            resized.permute(0, 2, 3, 1).contiguous().numpy(), lambda boxes: boxes * scale
+            resized.permute(0, 2, 3, 1).contiguous().numpy(),
+            lambda boxes: boxes * scale,
+            lambda masks: masks[:, rows[:, None], columns],
         )
 
     def crop(self, top: int, left: int, height: int, width: int) -> Clip:
@@ -211,16 +239,32 @@ class Clip:
             gone = (moved[..., 2] <= moved[..., 0]) | (moved[..., 3] <= moved[..., 1])
             return np.where(gone[..., None], np.float32(np.nan), moved)
 
-        return self._with_frames(self.frames[:, top : top + height, left : left + width], move)
+        window = np.s_[:, top : top + height, left : left + width]
+        return self._with_frames(self.frames[window], move, lambda masks: masks[window])
 
-    def _with_frames(self, frames: np.ndarray, move) -> Clip:  # type: ignore[no-untyped-def]
-        boxes = None if self.boxes is None else move(self.boxes)
-        return replace(self, frames=frames, boxes=boxes, actions=self._map_action_boxes(move))
-
-    def _map_action_boxes(self, move) -> tuple[Action, ...]:  # type: ignore[no-untyped-def]
-        return tuple(
-            a if a.boxes is None else replace(a, boxes=move(a.boxes)) for a in self.actions
+    def _with_frames(self, frames: np.ndarray, move: _Move, move_masks: _Move) -> Clip:
+        actions = tuple(
+            replace(
+                action,
+                boxes=None if action.boxes is None else move(action.boxes),
+                masks=None if action.masks is None else move_masks(action.masks),
+            )
+            for action in self.actions
         )
+        boxes = None if self.boxes is None else move(self.boxes)
+        return replace(self, frames=frames, boxes=boxes, actions=actions)
+
+
+def _selected(action: Action, positions: np.ndarray) -> Action:
+    """Return an action of the frames at these positions."""
+    by_frame = ("boxes", "masks", "annotated", "interpolated")
+    known = {key: getattr(action, key) for key in by_frame}
+    return replace(action, **{k: v[positions] for k, v in known.items() if v is not None})
+
+
+def _nearest(source: int, target: int) -> np.ndarray:
+    """Return (target,) int64: the pixel of the source at the centre of each target pixel."""
+    return ((np.arange(target) + 0.5) * source / target).astype(np.int64)
 
 
 Frames: TypeAlias = "Clip | np.ndarray"
