@@ -16,6 +16,7 @@ from .csv_files import data_root, folder_with, read_table
 from .epic_layout import annotation_folders, expected_paths, frame_rate, locate
 from .object_boxes import OBJECT_LABELS, boxes_on
 from .table import Dataset
+from .visor import mask_actions
 
 __all__ = ["SEGMENT_FILES", "epic_kitchens", "read_classes", "read_segments"]
 
@@ -46,6 +47,7 @@ def epic_kitchens(
     source: str | None = None,
     frames: int | None = 16,
     stride: int | None = None,
+    visor: str | PathLike[str] | None = None,
 ) -> Dataset:
     """Return the action segments of a part of EPIC-Kitchens; no video is touched before a clip is read.
 
@@ -64,6 +66,10 @@ def epic_kitchens(
             beside it, and in the repository's own folder, `epic-kitchens-100-annotations`.
         source: "video" or "frames" reads only these; None takes the video where it is there, else its frames.
         frames, stride: how clips are sampled, as `read_clip` does; None reads all frames (370 MB a second at full HD).
+        visor: the folder of VISOR's JSON files, sparse (`P01_01.json`), dense
+            (`P01_01_interpolations.json`) or both, with `frames_to_timestamps.json`. Clips then have
+            masks: the segment's action that of the active object, and further actions those of every
+            hand and object, by name, see `datasets.visor.mask_actions`.
 
     Returns:
         A data set named by narration id (release 55: uid) whose index has `class`, `class_id`, `start`, `stop` and
@@ -106,7 +112,8 @@ def epic_kitchens(
     index.insert(5, "path", index["video"].map(paths))
     index.insert(6, "present", index["video"].isin(there.index))
     boxed = notes if release == 55 and (notes / OBJECT_LABELS).is_file() else None
-    reader = _Reader(folder, source, boxed)
+    masked = None if visor is None else data_root(visor, "VISOR")
+    reader = _Reader(folder, source, boxed, masked)
     return Dataset(
         index, classes, reader, f"EPIC-Kitchens-{release} {subset}, {task}s", frames, stride
     )
@@ -210,6 +217,7 @@ class _Reader:
     root: Path
     source: str | None
     boxes: Path | None
+    masks: Path | None = None
 
     def __call__(self, row: pd.Series, frames: int | None, stride: int | None) -> Clip:
         video, label, name = str(row["video"]), str(row["class"]), str(row.name)
@@ -233,4 +241,11 @@ class _Reader:
             if self.boxes is None
             else boxes_on(clip, self.boxes, video, int(row["noun_class"]))
         )
-        return replace(clip, actions=(Action(label, start, stop),), boxes=boxes)
+        actions: tuple[Action, ...] = (Action(label, start, stop),)
+        if self.masks is not None:
+            masked = mask_actions(clip, self.masks, video, int(row["noun_class"]))
+            if masked:
+                active, *others = masked
+                segment = replace(active, label=label, start=start, stop=stop)
+                actions = (segment, *others)
+        return replace(clip, actions=actions, boxes=boxes)
