@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from .arrays import TubeLike, as_boxes, as_volume, has_contrast, inside, noise
+from .arrays import TubeLike, as_region, as_volume, has_contrast, noise
 
 __all__ = ["Axes", "energy_inside", "pointing_game", "share_inside"]
 
@@ -25,8 +25,9 @@ def pointing_game(
 
     Args:
         tube: a `Tube` or a volume (T, H, W).
-        boxes: (T, 4) or (T, K, 4) in pixels of the volume, NaN where there is none: a maximum in such a frame is
-            a miss. `clip.action_boxes()` gives those of an action in its interval.
+        boxes: (T, 4) or (T, K, 4) in pixels of the volume, NaN for no box: a maximum in such a
+            frame is a miss. `clip.action_boxes()` gives those of an action in its interval. Or
+            masks (T, H, W) bool, `clip.action_masks()`; an empty one is no box.
         tolerance: by what share of the frame's width and height boxes are grown on every side.
         axes: "space-time"; "space" gives the time away, and looks for the largest voxel only in frames that have
             a box; "time" asks only whether the frame of the largest voxel has a box.
@@ -35,14 +36,13 @@ def pointing_game(
         ValueError: another number of frames in tube and boxes, NaN in the tube, no box at all, or other axes.
     """
     volume = as_volume(tube)
-    boxes = as_boxes(boxes, len(volume))
-    boxed = np.isfinite(boxes).all(-1).any(1)
+    region, boxed = as_region(boxes, volume.shape, tolerance)
     if axes == "time":
         values, right = volume.max(axis=(1, 2)), boxed
     elif axes == "space":
-        values, right = volume[boxed], inside(boxes, volume.shape, tolerance)[boxed]
+        values, right = volume[boxed], region[boxed]
     elif axes == "space-time":
-        values, right = volume, inside(boxes, volume.shape, tolerance)
+        values, right = volume, region
     else:
         raise ValueError(f"axes: expected 'space-time', 'space' or 'time', got {axes!r}")
     slack = noise(volume)
@@ -59,23 +59,23 @@ def energy_inside(tube: TubeLike, boxes: np.ndarray) -> float:
 
     Args:
         tube: a `Tube` or a volume (T, H, W); negative voxels, evidence against the class, count as none.
-        boxes: (T, 4) or (T, K, 4) in pixels of the volume, NaN where there is none.
+        boxes: (T, 4) or (T, K, 4) in pixels of the volume, NaN for no box, or masks (T, H, W) bool.
 
     Raises:
         ValueError: another number of frames in tube and boxes, NaN in the tube, or no box at all.
     """
     volume = as_volume(tube)
-    boxes = as_boxes(boxes, len(volume))
+    region, _ = as_region(boxes, volume.shape)
     energy = np.maximum(volume, 0).astype(np.float64)
     total = float(energy.sum())
     if not (total > 0 and has_contrast(volume)):
         return 0.0
-    return float(energy[inside(boxes, volume.shape)].sum()) / total
+    return float(energy[region].sum()) / total
 
 
 def share_inside(boxes: np.ndarray, size: tuple[int, int, int]) -> float:
-    """Return the share of a volume (T, H, W) that lies in the boxes, what `energy_inside` gives by chance.
+    """Return the share of a volume (T, H, W) that lies in the boxes or masks, what `energy_inside` gives by chance.
 
-    Raises ValueError for boxes of another number of frames, or no box at all.
+    Boxes or masks (T, H, W) bool. Raises ValueError for another number of frames, or no box at all.
     """
-    return float(inside(as_boxes(boxes, size[0]), size).mean())
+    return float(as_region(boxes, size)[0].mean())
