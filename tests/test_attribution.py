@@ -11,7 +11,7 @@ import workbench as wb
 from workbench.saliency.attribution import METHODS
 
 SIZE = (8, 32, 32)
-PASSES = {"rise": 300, "integrated-gradients": 10, "smoothgrad": 10, "extremal": 40}
+PASSES = {"rise": 300, "integrated-gradients": 10, "smoothgrad": 10, "extremal": 25}
 
 
 class RedDetector(nn.Module):
