@@ -54,7 +54,8 @@ def test_every_method_finds_the_colour_of_the_class(model: wb.VideoModel, method
     clip, red, blue = red_and_blue()
     for label, mask in (("red", red), ("blue", blue)):
         tube = wb.attribute(model, clip, label, method, passes=PASSES.get(method))
-        assert tube.volume.shape == SIZE and tube.volume.dtype == np.float32
+        assert tube.volume.shape == SIZE
+        assert tube.volume.dtype == np.float32
         assert (tube.label, tube.target) == (label, ["red", "blue"].index(label))
         assert wb.pointing_game(tube, mask, axes="space-time")
         share = mask.mean()
@@ -72,9 +73,11 @@ def test_a_method_leaves_the_network_as_it_was(model: wb.VideoModel, method: str
         first = wb.attribute(model, clip, "red", method, passes=PASSES.get(method) and 3, seed=4)
     again = wb.attribute(model, clip, "red", method, passes=PASSES.get(method) and 3, seed=4)
     np.testing.assert_array_equal(first.volume, again.volume)
-    assert model.module.training and torch.equal(state, torch.get_rng_state())
+    assert model.module.training
+    assert torch.equal(state, torch.get_rng_state())
     for parameter, old in zip(model.module.parameters(), before):
-        assert parameter.grad is None and torch.equal(parameter, old)
+        assert parameter.grad is None
+        assert torch.equal(parameter, old)
     assert not model.module._forward_hooks
 
 

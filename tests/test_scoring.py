@@ -129,10 +129,12 @@ def test_a_perfect_tube_scores_one_and_an_inverted_one_zero(tmp_path: Path, name
     if name == "UCF101-24":  # in the others the action fills the clip
         assert rows.loc["perfect", ["temporal AUC", "temporal IoU"]].tolist() == [1, 1]
         assert rows.loc["late", ["temporal AUC", "temporal IoU"]].tolist() == [0, 0]
-        assert rows.loc["perfect", "points in time"] and not rows.loc["late", "points in time"]
+        assert rows.loc["perfect", "points in time"]
+        assert not rows.loc["late", "points in time"]
     else:
         assert np.isnan(rows.loc["perfect", "temporal AUC"])
-        assert not rows["informative"].any() and rows["fills the clip"].all()
+        assert not rows["informative"].any()
+        assert rows["fills the clip"].all()
 
 
 def test_centre_baselines_score_what_pencil_and_paper_say(tmp_path: Path) -> None:
@@ -141,7 +143,9 @@ def test_centre_baselines_score_what_pencil_and_paper_say(tmp_path: Path) -> Non
     assert (SAMPLED[7], left(27)) == (27, 128)
     rows = scored(ucf(tmp_path))
     middle = rows.loc["centre of the middle frame"]
-    assert middle["points"] and middle["centre hits"] and not middle["informative"]
+    assert middle["points"]
+    assert middle["centre hits"]
+    assert not middle["informative"]
     assert middle["energy inside"] == 1
     # 10 ≤ n < 50: frames 11, 15, 19, …, 47, which are 10 of the 16 sampled.
     inside = (SAMPLED >= 10) & (SAMPLED < 50)
@@ -155,7 +159,8 @@ def test_centre_baselines_score_what_pencil_and_paper_say(tmp_path: Path) -> Non
     assert covered == [27, 31]
     centre = rows.loc["frame centre"]
     assert centre["energy inside"] == pytest.approx(2 / 16)
-    assert not centre["points"] and centre["temporal AUC"] == 0.5
+    assert not centre["points"]
+    assert centre["temporal AUC"] == 0.5
     # A baseline that does not see the clip: the Gaussian's energy, by a slow loop.
     total = within = 0.0
     for t, n in enumerate(SAMPLED):
@@ -171,7 +176,8 @@ def test_centre_baselines_score_what_pencil_and_paper_say(tmp_path: Path) -> Non
 
 def test_a_clip_whose_centre_misses_is_informative(tmp_path: Path) -> None:
     rows = scored(ucf(tmp_path, 36, 58))
-    assert rows["informative"].all() and not rows.loc["centre of the middle frame", "points"]
+    assert rows["informative"].all()
+    assert not rows.loc["centre of the middle frame", "points"]
 
 
 def test_masks_and_boxes_of_one_square_score_the_same(tmp_path: Path) -> None:
@@ -279,7 +285,8 @@ def test_intervals_are_over_groups(tmp_path: Path) -> None:
     uninformative = summary.loc[("uninformative", "perfect", "points")]
     assert (uninformative["rows"], uninformative["groups"]) == (3, 2)
     informative = summary.loc[("informative", "perfect", "points")]
-    assert informative["rows"] == 1 and np.isnan(informative["low"])
+    assert informative["rows"] == 1
+    assert np.isnan(informative["low"])
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
@@ -304,7 +311,8 @@ def test_the_command_appends_one_row(tmp_path: Path, capsys: pytest.CaptureFixtu
     for _ in range(2):
         assert score_command("samples/pair", "samples/mfnet", clips=2, table=table) == 0
     rows = pd.read_csv(table)
-    assert rows["data"].tolist() == ["samples, pair"] * 2 and rows["clips"].tolist() == [2, 2]
+    assert rows["data"].tolist() == ["samples, pair"] * 2
+    assert rows["clips"].tolist() == [2, 2]
     assert rows["all: energy inside, tube"].between(0, 1).all()
     assert "Row appended to" in capsys.readouterr().out
 
@@ -317,7 +325,8 @@ def test_a_real_clip_from_file_to_table(annotations_folder: Path, clips_folder: 
         RedDetector(), wb.InputSpec(frames=8, resize=(60, 80)), data.classes[18:20]
     )
     scores = wb.score(data, model, ("tube", "rise"), progress=False)
-    assert scores["method"].nunique() == 9 and scores["class"].unique().tolist() == [
+    assert scores["method"].nunique() == 9
+    assert scores["class"].unique().tolist() == [
         "SoccerJuggling"
     ]
     assert scores["fills the clip"].all()

@@ -139,7 +139,9 @@ def test_all_of_ucf101_24(annotations_folder: Path, clips_folder: Path) -> None:
     listed = (notes / "testlist01.txt").read_text().split()
     assert set(test.index["class"] + "/" + test.index.index) == set(listed)
     boxes = np.concatenate([a.boxes for tubes in data.reader.actors.values() for a in tubes])
-    assert boxes.min() >= 0 and boxes[:, 2].max() <= 320 and boxes[:, 3].max() <= 240
+    assert boxes.min() >= 0
+    assert boxes[:, 2].max() <= 320
+    assert boxes[:, 3].max() <= 240
     assert (boxes[:, 2:] > boxes[:, :2]).all()
     clip = data.present()[0]
     # facts.md: x, y, w, h = 135, 55, 64, 124, counted from 1.
@@ -258,7 +260,8 @@ def test_jhmdb_masks_land_on_their_frames(tmp_path: Path, rate: str) -> None:
         action = clip.actions[0]
         assert action.boxes.tolist() == [[n, 10, n + 20, 50] for n in numbers]
         assert action.masks.sum(axis=(1, 2)).tolist() == [20 * 40] * len(clip)
-        assert action.annotated.all() and clip.during((action.start, action.stop)).all()
+        assert action.annotated.all()
+        assert clip.during((action.start, action.stop)).all()
 
 
 def test_jhmdb_frames_beyond_the_masks_are_marked(tmp_path: Path) -> None:
@@ -268,7 +271,8 @@ def test_jhmdb_frames_beyond_the_masks_are_marked(tmp_path: Path) -> None:
     assert (data.classes, len(wb.jhmdb(tmp_path, subset=None))) == (["brush_hair"], 2)
     action = data[0].actions[0]
     assert action.annotated.tolist() == [n < 40 for n in range(COUNT)]
-    assert not action.masks[40:].any() and np.isnan(action.boxes[40:]).all()
+    assert not action.masks[40:].any()
+    assert np.isnan(action.boxes[40:]).all()
 
 
 def test_masks_follow_selecting_resizing_and_cropping() -> None:
@@ -349,7 +353,8 @@ def test_visor_masks_land_on_their_frames(tmp_path: Path, rate: str) -> None:
     assert numbers[action.annotated].tolist() == [4, 17, 31, 50]
     boxes = boxes_of(action.masks)[action.annotated]
     assert boxes.tolist() == [[n, 20, n + 20, 60] for n in (4, 17, 31, 50)]
-    assert not action.masks[~action.annotated].any() and not action.interpolated.any()
+    assert not action.masks[~action.annotated].any()
+    assert not action.interpolated.any()
 
 
 def test_visor_dense_masks_have_their_own_size_and_types(tmp_path: Path) -> None:

@@ -52,10 +52,11 @@ def _encode(text: str, encoding: str) -> bytes:
 
 def _numpy_functions() -> dict[tuple[str, str], Callable]:
     """Return numpy's own functions to rebuild arrays, taken from what it writes."""
-    array = np.zeros(1)
+    array: Any = np.zeros(1)
+    number: Any = np.float64(0)
     reconstruct = array.__reduce__()[0]
     from_buffer = array.__reduce_ex__(5)[0]
-    scalar = np.float64(0).__reduce__()[0]
+    scalar = number.__reduce__()[0]
     return {
         ("numpy.core.multiarray", "_reconstruct"): reconstruct,
         ("numpy.core.numeric", "_frombuffer"): from_buffer,

@@ -101,7 +101,7 @@ def jhmdb(
 
 
 def boxes_of(masks: np.ndarray) -> np.ndarray:
-    """Return (T, 4) float32: the smallest box around each mask (T, H, W), NaN around an empty one."""
+    """Return (T, 4) float32: the smallest box around each mask (T, H, W); NaN for an empty one."""
     boxes = np.full((len(masks), 4), np.nan, dtype=np.float32)
     for frame in np.flatnonzero(masks.any(axis=(1, 2))):
         rows = np.flatnonzero(masks[frame].any(axis=1))
@@ -136,7 +136,8 @@ class _Reader:
         for part in (path, file):
             if not part.is_file():
                 raise FileNotFoundError(
-                    f"clip {row.name!r} of JHMDB is not complete on the disk; expected {part}. {_REMEDY}"
+                    f"clip {row.name!r} of JHMDB is not complete on the disk; expected {part}. "
+                    f"{_REMEDY}"
                 )
         start = float(row["start"]) or None
         stop = None if pd.isna(row["stop"]) else float(row["stop"])

@@ -178,7 +178,7 @@ def _active(entities: list[dict[str, Any]], noun: int) -> set[int]:
 def _filled(
     segments: list[list[list[float]]], drawn: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray:
-    """Return (H, W) bool: the pixels whose centre lies in the polygons; one within another is a hole."""
+    """Return (H, W) bool: the pixels whose centre is in the polygons; one in another is a hole."""
     mask = np.zeros(size, dtype=bool)
     for points in _polygons(segments):
         rows = points[:, 1] * size[0] / drawn[0] - 0.5

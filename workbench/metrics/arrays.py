@@ -93,12 +93,13 @@ def as_region(
     truth = np.asarray(truth)
     if truth.dtype != bool:
         boxes = as_boxes(truth, size[0])
-        return inside(boxes, size, tolerance), np.isfinite(boxes).all(-1).any(1)
+        boxed = np.any(np.isfinite(boxes).all(-1), axis=1)
+        return inside(boxes, size, tolerance), boxed
     if truth.shape != tuple(size):
         raise ValueError(f"masks: expected the tube's shape {tuple(size)}, got {truth.shape}")
     if not truth.any():
         raise ValueError("there is no mask in any frame to point at")
-    return _grown(truth, tolerance), truth.any(axis=(1, 2))
+    return _grown(truth, tolerance), np.any(truth, axis=(1, 2))
 
 
 def _grown(masks: np.ndarray, tolerance: float) -> np.ndarray:

@@ -1,8 +1,8 @@
 """The study of methods of attribution: how well each points, and what it costs.
 
 The shipped MFNet on `pair` clips of unseen seeds: two objects do two different actions, so a method
-that ignores the class cannot point at the right one. `python -m workbench.studies.attribution_study`
-measures it; `recorded` reads the shipped result.
+that ignores the class cannot point at the right one. `recorded` reads the shipped result;
+`python -m workbench.studies.attribution_study FOLDER` measures it again.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def pair_clips(count: int = 100) -> Dataset:
 def methods(model: VideoModel, data: Dataset) -> dict[str, str | Method]:
     """Return every method, the controls of class among them, for `score`."""
     earlier = replace(model, layer=EARLIER)
-    second = data.index["class_2"]
+    second = data.index["class_2"].to_dict()
 
     def other_action(clip: Clip, label: str) -> Tube:
         return explain(model, clip).tube(str(second[clip.name]))
@@ -158,4 +158,4 @@ def _measure(part: _Part) -> Scores:
 
 
 if __name__ == "__main__":
-    print(measure(*sys.argv[1:2]).summary().to_string())
+    print(measure(sys.argv[1]).summary().to_string())

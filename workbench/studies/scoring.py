@@ -1,6 +1,6 @@
 """Scoring: tubes held against human ground truth, always beside baselines. docs/scores.md.
 
-`score` gives a table with a row per clip, actor and method; its `summary` gives means and intervals.
+`score` gives a table with a row per clip, actor and method; `summary` its means and intervals.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import partial
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,7 +30,7 @@ from ..clips.clip import Action, Clip
 from ..clips.files import whole_file
 from ..datasets.table import Dataset
 from ..metrics.baseline_volumes import centre_gaussian, frame_difference
-from ..metrics.confidence import bootstrap
+from ..metrics.confidence import Interval, bootstrap
 from ..metrics.localisation import energy_inside, pointing_game, share_inside
 from ..metrics.perturbation import insertion, replacement
 from ..metrics.temporal import temporal_auc, temporal_iou
@@ -154,7 +155,8 @@ def score(
     """
     if isinstance(data, VideoModel) and isinstance(model, Dataset):
         data, model = model, data
-    absent = data.index.index[~data.index["present"]] if "present" in data.index else []
+    index = data.index
+    absent = index.index[~index["present"]] if "present" in index else index.index[:0]
     if len(absent):
         raise FileNotFoundError(
             f"{len(absent)} of {len(data)} clips are not on the disk, the first {absent[0]!r}: "
@@ -164,7 +166,11 @@ def score(
     against = {**_baselines(model, seed), **(baselines or {})}
     if twice := set(compared) & set(against):
         raise ValueError(f"methods: {', '.join(twice)} are baselines; give them another name")
-    settings = {"tolerance": tolerance, "insertion_steps": insertion_steps, "seed": seed}
+    settings: dict[str, object] = {
+        "tolerance": tolerance,
+        "insertion_steps": insertion_steps,
+        "seed": seed,
+    }
     kept = _Kept(path, _provenance(data, model, [*compared, *against], settings))
     scorer = _Scorer(
         data, model, compared, against, tolerance=tolerance, insertion_steps=insertion_steps
@@ -187,7 +193,7 @@ def read_scores(path: str | Path) -> Scores:
     """
     table = pd.read_parquet(path)
     scores = Scores(table)
-    scores.attrs = dict(table.attrs)
+    scores.attrs.update(table.attrs)
     return scores
 
 
@@ -220,6 +226,7 @@ def score_command(
     stem = f"{model}-{chosen.title}".replace("/", "-").replace(" ", "-").replace(",", "")
     scores = score(chosen, network, methods, path=table.parent / f"{stem}.parquet")
     summary = scores.summary()
+    means = summary.round(4).to_dict("index")
     row: dict[str, object] = {
         "date": scores.attrs["date"],
         "model": model,
@@ -231,12 +238,11 @@ def score_command(
     for part in ("all", "informative"):
         for metric in (f"points{NEAR}", "energy inside", "box share", "temporal AUC"):
             for method in (methods[0], *BASELINES[1:4]):
-                if (part, method, metric) in summary.index:
-                    found = summary.loc[(part, method, metric)]
-                    row[f"{part}: {metric}, {method}"] = round(float(found["mean"]), 4)
-                    if method == methods[0]:
-                        row[f"{part}: {metric}, low"] = round(float(found["low"]), 4)
-                        row[f"{part}: {metric}, high"] = round(float(found["high"]), 4)
+                found = means.get((part, method, metric), {})
+                if method == methods[0]:
+                    row[f"{part}: {metric}, low"] = found.get("low")
+                    row[f"{part}: {metric}, high"] = found.get("high")
+                row[f"{part}: {metric}, {method}"] = found.get("mean")
     earlier = pd.read_csv(table) if table.is_file() else pd.DataFrame()
     with whole_file(table) as part_file:
         pd.concat([earlier, pd.DataFrame([row])]).to_csv(part_file, index=False)
@@ -306,7 +312,7 @@ class _Scorer:
                 "clip": name,
                 "actor": number,
                 "class": action.label,
-                "group": _group(self.data.index.loc[name], name),
+                "group": _group(self.data.index, name),
                 "informative": not (centre_hits or fills),
                 "centre hits": centre_hits,
                 "fills the clip": fills,
@@ -469,7 +475,7 @@ def optical_flow(clip: Clip) -> np.ndarray:
     scale = max(1.0, height / FLOW_HEIGHT)
     small = clip.resize(round(height / scale), round(width / scale))
     grey = small.frames.astype(np.float32).mean(-1) / 255
-    steps = [optical_flow_ilk(one, other, num_warp=WARPS) for one, other in zip(grey, grey[1:])]
+    steps = [optical_flow_ilk(one, other, num_warp=WARPS) for one, other in pairwise(grey)]
     speeds = [scale * np.hypot(down, across) for down, across in steps]
     stack = torch.from_numpy(np.stack([*speeds, speeds[-1]], dtype=np.float32))
     return interpolate(stack[None], clip.size, mode="bilinear")[0].numpy()
@@ -503,12 +509,13 @@ def _seed_of(*parts: object) -> int:
     return zlib.crc32("/".join(map(str, parts)).encode())
 
 
-def _group(row: pd.Series, name: str) -> str:
+def _group(index: pd.DataFrame, name: str) -> str:
     """Return what a clip was cut from: clips of one group are not independent."""
-    if "participant" in row:
-        return str(row["participant"])
-    if "group" in row:
-        return f"{row['class']}/{row['group']}"
+    if "participant" in index:
+        return str(index.at[name, "participant"])
+    if "group" in index:
+        label, group = (str(index[column].loc[name]) for column in ("class", "group"))
+        return f"{label}/{group}"
     return name
 
 
@@ -516,11 +523,11 @@ def _mean(rows: pd.DataFrame, metric: str, level: float, seed: int) -> dict[str,
     values = rows[metric].to_numpy(dtype=np.float64)
     groups = rows["group"].to_numpy(dtype=str)
     count = len(np.unique(groups))
-    if count < 2:
-        interval = (float(values.mean()), float("nan"), float("nan"))
+    if count < 2:  # one group says nothing about how groups differ
+        interval = Interval(float(values.mean()), np.nan, np.nan)
     else:
-        interval = tuple(bootstrap(values, groups, level=level, seed=seed))
-    return dict(zip(("mean", "low", "high"), interval), rows=len(values), groups=count)
+        interval = bootstrap(values, groups, level=level, seed=seed)
+    return {**interval._asdict(), "rows": len(values), "groups": count}
 
 
 @contextmanager
@@ -579,7 +586,7 @@ class _Kept:
             self.table = pd.concat([self.table, pd.DataFrame(self.rows)], ignore_index=True)
             self.rows = []
         scores = Scores(self.table)
-        scores.attrs = dict(self.provenance)
+        scores.attrs.update(self.provenance)
         return scores
 
     def _resume(self, path: Path) -> None:
