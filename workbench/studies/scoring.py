@@ -202,6 +202,8 @@ def score_command(
     model: str,
     *,
     annotations: str | None = None,
+    checkpoint: str | None = None,
+    classes: str | None = None,
     methods: Sequence[str] = ("tube",),
     clips: int | None = None,
     table: str | Path = "results/scores.csv",
@@ -212,13 +214,20 @@ def score_command(
         data: "samples" or "samples/<split>", or the folder of UCF-101, JHMDB or EPIC-Kitchens.
         model: what `wb.load_model` takes.
         annotations: UCF101-24's boxes, or VISOR's folder.
+        checkpoint: the weights, for a model that takes them.
+        classes: a file with the name of a class on each line, for a model that has no names; of
+            lines such as "1 Basketball" the last word.
         methods: of `wb.attribute`; the first is the one the row is about.
         clips: the first so many clips; None: all.
         table: the CSV file that gets the row; the rows per clip lie beside it as Parquet.
     """
     from ..models.zoo import load_model
 
-    network = load_model(model)
+    options: dict[str, object] = {} if checkpoint is None else {"checkpoint": checkpoint}
+    if classes is not None:
+        lines = Path(classes).read_text(encoding="utf-8").splitlines()
+        options["classes"] = [line.split()[-1] for line in lines if line.strip()]
+    network = load_model(model, **options)
     chosen = _data_named(data, annotations)
     if clips is not None:
         chosen = chosen.subset(chosen.index.index[:clips])
