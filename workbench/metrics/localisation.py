@@ -1,4 +1,4 @@
-"""Whether a tube lies on what is known to be there: the pointing game and the energy inside the boxes."""
+"""Does a tube lie on the annotated boxes? The pointing game and the energy inside the boxes."""
 
 from __future__ import annotations
 
@@ -16,66 +16,69 @@ Axes = Literal["space-time", "space", "time"]
 def pointing_game(
     tube: TubeLike, boxes: np.ndarray, tolerance: float = 0.0, axes: Axes = "space-time"
 ) -> bool:
-    """Tell whether the largest voxel lies in a box of its own frame: the pointing game in space and time.
+    """Tell whether the largest voxel lies in a box of its frame: the space-time pointing game.
 
-    Higher is better: the share of hits over many clips, 0 to 1. After Zhang et al., "Top-down Neural Attention by
-    Excitation Backprop" (ECCV 2016), who play it on pictures with a tolerance of 15 pixels. A tube without
-    contrast along the axes asked for is a miss, and where several voxels share the maximum all have to lie
-    inside: a tie is never a success.
+    Higher is better: report the share of hits over many clips, 0 to 1. After Zhang et al.,
+    "Top-down Neural Attention by Excitation Backprop" (ECCV 2016), who play it on pictures with a tolerance
+    of 15 pixels. A tube without contrast along the axes asked for is a miss. If several voxels
+    share the maximum, all of them have to lie inside.
 
     Args:
         tube: a `Tube` or a volume (T, H, W).
-        boxes: (T, 4) or (T, K, 4) in pixels of the volume, NaN for no box: a maximum in such a
-            frame is a miss. `clip.action_boxes()` gives those of an action in its interval. Or
-            masks (T, H, W) bool, `clip.action_masks()`; an empty one is no box.
-        tolerance: by what share of the frame's width and height boxes are grown on every side.
-        axes: "space-time"; "space" gives the time away, and looks for the largest voxel only in frames that have
-            a box; "time" asks only whether the frame of the largest voxel has a box.
+        boxes: (T, 4) or (T, K, 4) in pixels of the volume, NaN in frames without a box: a maximum
+            in such a frame is a miss. `clip.action_boxes()` has the boxes of an action in its
+            interval. Or masks (T, H, W) bool, `clip.action_masks()`; an empty one is no box.
+        tolerance: by what share of the frame's width and height boxes grow on every side.
+        axes: "space-time"; "space" looks for the largest voxel only in frames that have a box;
+            "time" asks only whether the frame of the largest voxel has a box.
 
     Raises:
-        ValueError: another number of frames in tube and boxes, NaN in the tube, no box at all, or other axes.
+        ValueError: tube and boxes differ in frames, NaN in the tube, no box at all, or unknown
+            axes.
     """
     volume = as_volume(tube)
-    region, boxed = as_region(boxes, volume.shape, tolerance)
+    region, has_box = as_region(boxes, volume.shape, tolerance)
     if axes == "time":
-        values, right = volume.max(axis=(1, 2)), boxed
+        values, correct = volume.max(axis=(1, 2)), has_box
     elif axes == "space":
-        values, right = volume[boxed], region[boxed]
+        values, correct = volume[has_box], region[has_box]
     elif axes == "space-time":
-        values, right = volume, region
+        values, correct = volume, region
     else:
         raise ValueError(f"axes: expected 'space-time', 'space' or 'time', got {axes!r}")
     slack = noise(volume)
     peak = values.max()
-    return bool(peak - values.min() > slack and right[values >= peak - slack].all())
+    return bool(peak - values.min() > slack and correct[values >= peak - slack].all())
 
 
 def energy_inside(tube: TubeLike, boxes: np.ndarray) -> float:
-    """Return the share of the tube's positive energy inside the boxes: the energy-based pointing game.
+    """Return the share of positive energy inside the boxes: the energy-based pointing game.
 
-    Higher is better, 0 to 1; chance is `share_inside`, the boxes' share of the volume, so report that beside it.
-    After Wang et al., "Score-CAM" (CVPR workshops 2020), extended over time. A constant tube, and one without a
-    positive value, has no energy to place and gives 0.
+    Higher is better, 0 to 1. Chance is the boxes' share of the volume: report `share_inside` beside
+    it. After Wang et al., "Score-CAM" (CVPR workshops 2020), extended over time. A constant tube,
+    and one without a positive value, gives 0.
 
     Args:
-        tube: a `Tube` or a volume (T, H, W); negative voxels, evidence against the class, count as none.
-        boxes: (T, 4) or (T, K, 4) in pixels of the volume, NaN for no box, or masks (T, H, W) bool.
+        tube: a `Tube` or a volume (T, H, W); negative voxels, evidence against the class, count as
+            0.
+        boxes: (T, 4) or (T, K, 4) in pixels of the volume, NaN in frames without a box, or
+            masks (T, H, W) bool.
 
     Raises:
-        ValueError: another number of frames in tube and boxes, NaN in the tube, or no box at all.
+        ValueError: tube and boxes differ in frames, NaN in the tube, or no box at all.
     """
     volume = as_volume(tube)
     region, _ = as_region(boxes, volume.shape)
     energy = np.maximum(volume, 0).astype(np.float64)
     total = float(energy.sum())
-    if not (total > 0 and has_contrast(volume)):
+    if total <= 0 or not has_contrast(volume):
         return 0.0
     return float(energy[region].sum()) / total
 
 
 def share_inside(boxes: np.ndarray, size: tuple[int, int, int]) -> float:
-    """Return the share of a volume (T, H, W) that lies in the boxes or masks, what `energy_inside` gives by chance.
+    """Return the share of a volume (T, H, W) that lies in the boxes: `energy_inside` by chance.
 
-    Boxes or masks (T, H, W) bool. Raises ValueError for another number of frames, or no box at all.
+    Takes boxes or masks (T, H, W) bool. Raises ValueError for another number of frames, or no box.
     """
     return float(as_region(boxes, size)[0].mean())
