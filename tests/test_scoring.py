@@ -289,6 +289,22 @@ def test_intervals_are_over_groups(tmp_path: Path) -> None:
     assert np.isnan(informative["low"])
 
 
+def test_clips_without_a_visible_actor_are_counted(tmp_path: Path) -> None:
+    data = three_groups(tmp_path)
+
+    def hidden(row: pd.Series, frames: int | None, stride: int | None) -> wb.Clip:
+        clip = data.reader(row, frames=frames, stride=stride)
+        if row.name != "v_Biking_g03_c01":
+            return clip
+        return replace(clip, actions=(replace(clip.actions[0], boxes=None),))
+
+    with pytest.warns(UserWarning, match=r"1 of 4 clips have no actor .*v_Biking_g03_c01"):
+        scores = wb.score(
+            replace(data, reader=hidden), network(["Biking", "no"]), TRUTH, progress=False
+        )
+    assert scores["clip"].nunique() == 3
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
     data = ucf(tmp_path)
     model = network(["Biking", "no"])
@@ -326,9 +342,7 @@ def test_a_real_clip_from_file_to_table(annotations_folder: Path, clips_folder: 
     )
     scores = wb.score(data, model, ("tube", "rise"), progress=False)
     assert scores["method"].nunique() == 9
-    assert scores["class"].unique().tolist() == [
-        "SoccerJuggling"
-    ]
+    assert scores["class"].unique().tolist() == ["SoccerJuggling"]
     assert scores["fills the clip"].all()
     share = scores["box share"].iloc[0]
     first = 64 * 124 / (320 * 240)

@@ -19,9 +19,9 @@ def pointing_game(
     """Tell whether the largest voxel lies in a box of its frame: the space-time pointing game.
 
     Higher is better: report the share of hits over many clips, 0 to 1. After Zhang et al.,
-    "Top-down Neural Attention by Excitation Backprop" (ECCV 2016), who play it on pictures with a tolerance
-    of 15 pixels. A tube without contrast along the axes asked for is a miss. If several voxels
-    share the maximum, all of them have to lie inside.
+    "Top-down Neural Attention by Excitation Backprop" (ECCV 2016), who play it on pictures with a
+    tolerance of 15 pixels. A tube without contrast along the axes asked for is a miss. If several
+    voxels share the maximum, all of them have to lie inside.
 
     Args:
         tube: a `Tube` or a volume (T, H, W).

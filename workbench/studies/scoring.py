@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -146,7 +147,8 @@ def score(
         progress: whether to show a bar.
 
     Returns:
-        A `Scores` DataFrame with `summary()`.
+        A `Scores` DataFrame with `summary()`. A clip whose actors are in no annotated frame that is
+        sampled has no row; a warning counts such clips.
 
     Raises:
         ValueError: no methods; a clip without an annotated action; a method's volume is of another
@@ -182,6 +184,13 @@ def score(
     scores = kept.scores()
     if scores.empty:
         raise ValueError(f"{data.title}: no actor is in any sampled frame of the {len(data)} clips")
+    missing = index.index.difference(scores["clip"])
+    if len(missing):
+        warnings.warn(
+            f"{len(missing)} of {len(data)} clips have no actor in an annotated frame that is "
+            f"sampled, and no row: {missing[0]!r}, …",
+            stacklevel=2,
+        )
     return scores
 
 
@@ -377,8 +386,9 @@ class _Scorer:
             scores["temporal AUC"] = temporal_auc(volume, interval, clip.times)
         scale = float(np.abs(part).mean())
         if scale > 0:
+            off = part[~truth]
             scores["evidence on the actor"] = float(part[truth].mean()) / scale
-            scores["evidence on the background"] = float(part[~truth].mean()) / scale
+            scores["evidence on the background"] = float(off.mean()) / scale if off.size else np.nan
         else:
             scores["evidence on the actor"] = scores["evidence on the background"] = 0.0
         if self.insertion_steps is not None:
