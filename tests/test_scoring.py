@@ -267,6 +267,10 @@ def test_a_run_resumes_and_keeps_its_provenance(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(pd.DataFrame(scores), pd.DataFrame(again))
     assert again.attrs == scores.attrs
     assert scores["clip"].nunique() == 4
+    some = data.subset(data.index.index[1:3])
+    part = wb.score(some, model, methods, path=path, progress=False)
+    assert part["clip"].unique().tolist() == some.index.index.tolist()
+    assert read_scores(path)["clip"].nunique() == 4
     assert {"date", "weights", "workbench", "torch", "methods", "tolerance"} <= set(scores.attrs)
     with torch.no_grad():
         model.module.head.weight.mul_(2)

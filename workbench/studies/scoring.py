@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 from ..clips.clip import Action, Clip
 from ..clips.files import whole_file
 from ..datasets.table import Dataset
+from ..metrics.arrays import inside
 from ..metrics.baseline_volumes import centre_gaussian, frame_difference
 from ..metrics.confidence import Interval, bootstrap
 from ..metrics.localisation import energy_inside, pointing_game, share_inside
@@ -181,10 +182,10 @@ def score(
         for name in tqdm(data.index.index, desc=data.title, disable=not progress):
             if name not in kept:
                 kept.add(name, scorer.rows(name))
-    scores = kept.scores()
+    scores = kept.scores(index.index)
     if scores.empty:
         raise ValueError(f"{data.title}: no actor is in any sampled frame of the {len(data)} clips")
-    missing = index.index.difference(scores["clip"])
+    missing = index.index.difference(pd.Index(scores["clip"]))
     if len(missing):
         warnings.warn(
             f"{len(missing)} of {len(data)} clips have no actor in an annotated frame that is "
@@ -252,6 +253,7 @@ def score_command(
         "clips": scores["clip"].nunique(),
         "method": methods[0],
         "version": scores.attrs["workbench"],
+        "weights": str(scores.attrs["weights"])[:12],
     }
     for part in ("all", "informative"):
         for metric in (f"points{NEAR}", "energy inside", "box share", "temporal AUC"):
@@ -423,22 +425,14 @@ def _truth(clip: Clip, action: Action) -> tuple[np.ndarray, np.ndarray] | None:
         region = action.masks & during[:, None, None]
         annotated = np.ones(len(clip), bool) if action.annotated is None else action.annotated
     elif action.boxes is not None:
-        region = _filled(np.where(during[:, None], action.boxes, np.nan), clip)
+        boxes = np.where(during[:, None], action.boxes, np.nan)
+        region = inside(boxes[:, None], _size(clip))
         annotated = np.ones(len(clip), dtype=bool)
     else:
         return None
     # Outside the interval there is nothing to find, whether or not anyone looked.
     seen = annotated | ~during
     return (region, seen) if region.any() else None
-
-
-def _filled(boxes: np.ndarray, clip: Clip) -> np.ndarray:
-    """Return (T, H, W) bool: the pixels whose centre lies in the frame's box."""
-    x, y = np.arange(clip.size[1]) + 0.5, np.arange(clip.size[0]) + 0.5
-    x0, y0, x1, y1 = (boxes[:, side, None] for side in range(4))
-    across = (x >= x0) & (x < x1)
-    down = (y >= y0) & (y < y1)
-    return down[:, :, None] & across[:, None, :]
 
 
 def _frames(during: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
@@ -599,12 +593,15 @@ class _Kept:
         if time.monotonic() - self.saved > SAVE_EVERY:
             self._save()
 
-    def scores(self) -> Scores:
-        """Return all rows."""
+    def scores(self, clips: pd.Index | None = None) -> Scores:
+        """Return the rows of these clips; None: all, those of earlier runs too."""
         if self.rows:
             self.table = pd.concat([self.table, pd.DataFrame(self.rows)], ignore_index=True)
             self.rows = []
-        scores = Scores(self.table)
+        table = self.table
+        if clips is not None and len(table):
+            table = table[table["clip"].isin(clips)].reset_index(drop=True)
+        scores = Scores(table)
         scores.attrs.update(self.provenance)
         return scores
 
