@@ -7,8 +7,10 @@ from .clips.packets import video_info
 from .clips.reading import read_clip
 from .clips.writing import save_picture, save_video
 from .datasets import samples
+from .datasets.actor_boxes import ucf101_24
 from .datasets.epic import epic_kitchens
 from .datasets.places import find_data
+from .datasets.puppet_masks import jhmdb
 from .datasets.table import Dataset
 from .datasets.ucf import ucf101
 from .metrics import (
@@ -26,13 +28,15 @@ from .models.input_spec import InputSpec
 from .models.networks.tsn import TSN
 from .models.video_model import VideoModel, wrap_model
 from .models.zoo import list_models, load_model
+from .saliency.attribution import attribute
 from .saliency.explaining import explain
 from .saliency.explanation import Explanation
 from .saliency.tubes import Tube, tau_for_share
-from .studies import charts, evaluation, figures, study
+from .studies import attribution_study, charts, evaluation, figures, study
 from .studies.diagnosis import diagnose
 from .studies.evaluation import evaluate, predictions
 from .studies.randomisation import cascading_randomisation
+from .studies.scoring import score
 from .training.fine_tuning import fine_tune
 from .training.results import Training
 from .views.dataset_browser import Browser, browse

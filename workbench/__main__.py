@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m workbench", description="The Saliency Tubes workbench."
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-    for add in (_add_demo, _add_evaluate, _add_study, _add_check_data, _add_makers):
+    for add in (_add_demo, _add_evaluate, _add_score, _add_study, _add_check_data, _add_makers):
         add(commands)
     options = parser.parse_args(arguments)
     try:
@@ -134,6 +134,41 @@ def evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _add_score(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "score", help="a model's tubes against human ground truth: one row of a results table"
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        help="samples[/split], or a folder of UCF-101, JHMDB, EPIC-Kitchens",
+    )
+    parser.add_argument("--model", required=True, help="a name of wb.list_models()")
+    parser.add_argument("--annotations", help="UCF101-24's boxes, or the folder of VISOR")
+    parser.add_argument("--checkpoint", help="the weights, for a model that takes them")
+    parser.add_argument("--classes", help="a file with a class name on each line")
+    parser.add_argument("--methods", nargs="+", default=["tube"], help="of wb.attribute")
+    parser.add_argument("--clips", type=int, help="only the first clips (default: all)")
+    parser.add_argument("--table", default="results/scores.csv", help="CSV file that gets the row")
+    parser.set_defaults(run=score)
+
+
+def score(options: argparse.Namespace) -> int:
+    """Score a model's tubes and append one row of means to a table."""
+    from .studies.scoring import score_command
+
+    return score_command(
+        options.data,
+        options.model,
+        annotations=options.annotations,
+        checkpoint=options.checkpoint,
+        classes=options.classes,
+        methods=options.methods,
+        clips=options.clips,
+        table=options.table,
+    )
+
+
 def _add_study(commands: Commands) -> None:
     parser = commands.add_parser(
         "study", help="faithfulness of tubes and baselines on unseen clips; takes an hour"
@@ -141,6 +176,11 @@ def _add_study(commands: Commands) -> None:
     parser.add_argument("--clips", type=int, default=200, help="clips per split (default: 200)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
     parser.set_defaults(run=study)
+    parser = commands.add_parser(
+        "study-attributions", help="methods of attribution on sample pairs; takes an hour"
+    )
+    parser.add_argument("folder", nargs="?", default="results/attributions", help="of the rows")
+    parser.set_defaults(run=study_attributions)
 
 
 def study(options: argparse.Namespace) -> int:
@@ -153,6 +193,14 @@ def study(options: argparse.Namespace) -> int:
     columns = ["points", "points ±5%", "energy inside", "temporal AUC", "deletion", "insertion"]
     means = rows.groupby(["data", "method"], sort=False)[columns].mean()
     print(f"\n{options.clips} clips per split\n\n{means.round(3).to_string()}\n\nRows: {folder}")
+    return 0
+
+
+def study_attributions(options: argparse.Namespace) -> int:
+    """Score every method of attribution, or resume it, and print the summary."""
+    from .studies.attribution_study import measure_attributions
+
+    print(measure_attributions(options.folder).summary().to_string())
     return 0
 
 

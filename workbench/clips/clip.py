@@ -23,12 +23,19 @@ class Action:
 
     `start` and `stop` are seconds from the start of the file, half-open. `boxes` is (T, 4), a box
     (x0, y0, x1, y1) in pixels for each frame of the clip that holds the action, NaN for no box.
+
+    `masks` is (T, H, W) bool in the pixels of that clip. `annotated` is (T,) bool: whether anyone
+    looked at the frame; in others the mask is empty because it is not known. None: all frames.
+    `interpolated` is (T,) bool: whether the mask was computed from annotated frames nearby.
     """
 
     label: str
     start: float
     stop: float
     boxes: np.ndarray | None = None
+    masks: np.ndarray | None = None
+    annotated: np.ndarray | None = None
+    interpolated: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -146,6 +153,20 @@ class Clip:
         inside = self.during((action.start - grow, action.stop + grow))
         return np.where(inside[:, None], action.boxes, np.float32(np.nan))
 
+    def action_masks(self, number: int = 0) -> np.ndarray:
+        """Return (T, H, W) bool: the masks of an annotated action in its interval, else empty.
+
+        Raises:
+            ValueError: there is no such action, or it has no masks.
+        """
+        action = self.actions[number] if 0 <= number < len(self.actions) else None
+        if action is None or action.masks is None:
+            raise ValueError(
+                f"action {number}: the clip has {len(self.actions)} annotated actions, or it has "
+                "no masks"
+            )
+        return action.masks & self.during((action.start, action.stop))[:, None, None]
+
     @property
     def shown_boxes(self) -> np.ndarray | None:
         """(T, K, 4) the boxes to draw: those of the actions in their intervals, or else `boxes`."""
@@ -179,7 +200,7 @@ class Clip:
             times=self.times[positions],
             indices=self.indices[positions],
             boxes=None if self.boxes is None else self.boxes[positions],
-            actions=self._map_action_boxes(lambda boxes: boxes[positions]),
+            actions=tuple(_selected(action, positions) for action in self.actions),
         )
 
     def sample(self, frames: int, stride: int | None = None) -> Clip:
@@ -213,7 +234,11 @@ class Clip:
         )
         frames = resized.permute(0, 2, 3, 1).contiguous().numpy()
         scale = np.array([width / self.size[1], height / self.size[0]] * 2, dtype=np.float32)
-        return self._with_frames(frames, lambda boxes: boxes * scale)
+        rows = _nearest(self.size[0], height)
+        columns = _nearest(self.size[1], width)
+        return self._with_frames(
+            frames, lambda boxes: boxes * scale, lambda masks: masks[:, rows[:, None], columns]
+        )
 
     def crop(self, top: int, left: int, height: int, width: int) -> Clip:
         """Return a cut-out of every frame; boxes are moved and clipped, NaN if nothing is left.
@@ -234,17 +259,32 @@ class Clip:
             gone = (moved[..., 2] <= moved[..., 0]) | (moved[..., 3] <= moved[..., 1])
             return np.where(gone[..., None], np.float32(np.nan), moved)
 
-        return self._with_frames(self.frames[:, top : top + height, left : left + width], move)
+        window = np.s_[:, top : top + height, left : left + width]
+        return self._with_frames(self.frames[window], move, lambda masks: masks[window])
 
-    def _with_frames(self, frames: np.ndarray, move: _Mapping) -> Clip:
-        boxes = None if self.boxes is None else move(self.boxes)
-        return replace(self, frames=frames, boxes=boxes, actions=self._map_action_boxes(move))
-
-    def _map_action_boxes(self, move: _Mapping) -> tuple[Action, ...]:
-        return tuple(
-            action if action.boxes is None else replace(action, boxes=move(action.boxes))
+    def _with_frames(self, frames: np.ndarray, move: _Mapping, move_masks: _Mapping) -> Clip:
+        actions = tuple(
+            replace(
+                action,
+                boxes=None if action.boxes is None else move(action.boxes),
+                masks=None if action.masks is None else move_masks(action.masks),
+            )
             for action in self.actions
         )
+        boxes = None if self.boxes is None else move(self.boxes)
+        return replace(self, frames=frames, boxes=boxes, actions=actions)
+
+
+def _selected(action: Action, positions: np.ndarray) -> Action:
+    """Return an action of the frames at these positions."""
+    by_frame = ("boxes", "masks", "annotated", "interpolated")
+    known = {key: getattr(action, key) for key in by_frame}
+    return replace(action, **{k: v[positions] for k, v in known.items() if v is not None})
+
+
+def _nearest(source: int, target: int) -> np.ndarray:
+    """Return (target,) int64: the pixel of the source at the centre of each target pixel."""
+    return ((np.arange(target) + 0.5) * source / target).astype(np.int64)
 
 
 Frames: TypeAlias = "Clip | np.ndarray"

@@ -16,6 +16,7 @@ from .csv_files import clock_times, data_root, folder_with, integers, read_table
 from .epic_layout import annotation_folders, expected_paths, frame_rate, locate
 from .object_boxes import OBJECT_LABELS, boxes_on
 from .table import Dataset
+from .visor import mask_actions
 
 __all__ = ["SEGMENT_FILES", "epic_kitchens", "read_classes", "read_segments"]
 
@@ -54,6 +55,7 @@ def epic_kitchens(
     frames: int | None = 16,
     stride: int | None = None,
     backend: str | None = None,
+    visor: str | PathLike[str] | None = None,
 ) -> Dataset:
     """Return the action segments of a part of EPIC-Kitchens; no video is opened before a read.
 
@@ -76,6 +78,10 @@ def epic_kitchens(
         frames, stride: how clips are sampled, as in `read_clip`; None reads all frames (370 MB a
             second at full HD).
         backend: the decoder of videos, as in `read_clip`.
+        visor: the folder of VISOR's JSON files, sparse (`P01_01.json`), dense
+            (`P01_01_interpolations.json`) or both, with `frames_to_timestamps.json`. Clips then
+            have masks: the segment's action that of the active object, and further actions those
+            of every hand and object, by name, see `datasets.visor.mask_actions`.
 
     Returns:
         A data set named by narration id (release 55: uid) whose index has `class`, `class_id`,
@@ -124,7 +130,8 @@ def epic_kitchens(
     index.insert(5, "path", index["video"].map(paths))
     index.insert(6, "present", index["video"].isin(there.index))
     boxed = notes if release == 55 and (notes / OBJECT_LABELS).is_file() else None
-    reader = _Reader(folder, source, boxed, backend)
+    masked = None if visor is None else data_root(visor, "VISOR")
+    reader = _Reader(folder, source, boxed, backend, masked)
     title = f"EPIC-Kitchens-{release} {subset}, {task}s"
     return Dataset(index, classes, reader, title, frames, stride)
 
@@ -250,6 +257,7 @@ class _Reader:
     source: str | None
     boxes: Path | None
     backend: str | None = None
+    masks: Path | None = None
 
     def __call__(self, row: pd.Series, frames: int | None, stride: int | None) -> Clip:
         video = str(row["video"])
@@ -276,4 +284,11 @@ class _Reader:
         boxes = None
         if self.boxes is not None:
             boxes = boxes_on(clip, self.boxes, video, int(row["noun_class"]))
-        return replace(clip, actions=(Action(label, start, stop),), boxes=boxes)
+        actions: tuple[Action, ...] = (Action(label, start, stop),)
+        if self.masks is not None:
+            masked = mask_actions(clip, self.masks, video, int(row["noun_class"]))
+            if masked:
+                active, *others = masked
+                segment = replace(active, label=label, start=start, stop=stop)
+                actions = (segment, *others)
+        return replace(clip, actions=actions, boxes=boxes)

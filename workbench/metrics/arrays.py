@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Protocol, TypeAlias
 
 import numpy as np
+import scipy.ndimage
 
 __all__ = [
     "HasVolume",
     "TubeLike",
     "as_boxes",
+    "as_region",
     "as_volume",
     "has_contrast",
     "inside",
@@ -81,6 +83,42 @@ def as_boxes(boxes: np.ndarray, count: int) -> np.ndarray:
     if not np.isfinite(boxes).all(-1).any():
         raise ValueError("there is no box in any frame to point at")
     return boxes[:, None] if boxes.ndim == 2 else boxes
+
+
+def as_region(
+    truth: np.ndarray, size: tuple[int, int, int], tolerance: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the voxels (T, H, W) bool of boxes or masks, and the frames (T,) bool that have any.
+
+    `truth` is bool masks (T, H, W), or boxes (T, 4) or (T, K, 4). `tolerance` grows them as
+    `inside` grows boxes.
+
+    Raises:
+        ValueError: another number of frames, masks of another size, or nothing to point at.
+    """
+    truth = np.asarray(truth)
+    if truth.dtype != bool:
+        boxes = as_boxes(truth, size[0])
+        boxed = np.any(np.isfinite(boxes).all(-1), axis=1)
+        return inside(boxes, size, tolerance), boxed
+    if truth.shape != tuple(size):
+        raise ValueError(f"masks: expected the tube's shape {tuple(size)}, got {truth.shape}")
+    if not truth.any():
+        raise ValueError("there is no mask in any frame to point at")
+    return _grown(truth, tolerance), np.any(truth, axis=(1, 2))
+
+
+def _grown(masks: np.ndarray, tolerance: float) -> np.ndarray:
+    """Return masks grown on every side, by as many pixels as `inside` grows a box around them."""
+    for axis in (1, 2):
+        margin = masks.shape[axis] * tolerance
+        # A pixel is inside if its centre is: half-open at the far side.
+        before, after = int(np.floor(margin + 0.5)), int(np.ceil(margin - 0.5))
+        size = before + after + 1
+        masks = scipy.ndimage.maximum_filter1d(
+            masks, size, axis, mode="constant", origin=after - size // 2
+        )
+    return masks
 
 
 def inside(boxes: np.ndarray, size: tuple[int, int, int], tolerance: float = 0.0) -> np.ndarray:

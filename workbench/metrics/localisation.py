@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from .arrays import TubeLike, as_boxes, as_volume, has_contrast, inside, noise
+from .arrays import TubeLike, as_region, as_volume, has_contrast, noise
 
 __all__ = ["Axes", "energy_inside", "pointing_game", "share_inside"]
 
@@ -19,16 +19,15 @@ def pointing_game(
     """Tell whether the largest voxel lies in a box of its frame: the space-time pointing game.
 
     Higher is better: report the share of hits over many clips, 0 to 1. After Zhang et al.,
-        "Top-down
-    Neural Attention by Excitation Backprop" (ECCV 2016), who play it on pictures with a tolerance
-    of 15 pixels. A tube without contrast along the axes asked for is a miss. If several voxels
-    share the maximum, all of them have to lie inside.
+    "Top-down Neural Attention by Excitation Backprop" (ECCV 2016), who play it on pictures with a
+    tolerance of 15 pixels. A tube without contrast along the axes asked for is a miss. If several
+    voxels share the maximum, all of them have to lie inside.
 
     Args:
         tube: a `Tube` or a volume (T, H, W).
         boxes: (T, 4) or (T, K, 4) in pixels of the volume, NaN in frames without a box: a maximum
             in such a frame is a miss. `clip.action_boxes()` has the boxes of an action in its
-            interval.
+            interval. Or masks (T, H, W) bool, `clip.action_masks()`; an empty one is no box.
         tolerance: by what share of the frame's width and height boxes grow on every side.
         axes: "space-time"; "space" looks for the largest voxel only in frames that have a box;
             "time" asks only whether the frame of the largest voxel has a box.
@@ -38,14 +37,13 @@ def pointing_game(
             axes.
     """
     volume = as_volume(tube)
-    boxes = as_boxes(boxes, len(volume))
-    has_box = np.isfinite(boxes).all(-1).any(1)
+    region, has_box = as_region(boxes, volume.shape, tolerance)
     if axes == "time":
         values, correct = volume.max(axis=(1, 2)), has_box
     elif axes == "space":
-        values, correct = volume[has_box], inside(boxes, volume.shape, tolerance)[has_box]
+        values, correct = volume[has_box], region[has_box]
     elif axes == "space-time":
-        values, correct = volume, inside(boxes, volume.shape, tolerance)
+        values, correct = volume, region
     else:
         raise ValueError(f"axes: expected 'space-time', 'space' or 'time', got {axes!r}")
     slack = noise(volume)
@@ -63,23 +61,24 @@ def energy_inside(tube: TubeLike, boxes: np.ndarray) -> float:
     Args:
         tube: a `Tube` or a volume (T, H, W); negative voxels, evidence against the class, count as
             0.
-        boxes: (T, 4) or (T, K, 4) in pixels of the volume, NaN in frames without a box.
+        boxes: (T, 4) or (T, K, 4) in pixels of the volume, NaN in frames without a box, or
+            masks (T, H, W) bool.
 
     Raises:
         ValueError: tube and boxes differ in frames, NaN in the tube, or no box at all.
     """
     volume = as_volume(tube)
-    boxes = as_boxes(boxes, len(volume))
+    region, _ = as_region(boxes, volume.shape)
     energy = np.maximum(volume, 0).astype(np.float64)
     total = float(energy.sum())
     if total <= 0 or not has_contrast(volume):
         return 0.0
-    return float(energy[inside(boxes, volume.shape)].sum()) / total
+    return float(energy[region].sum()) / total
 
 
 def share_inside(boxes: np.ndarray, size: tuple[int, int, int]) -> float:
     """Return the share of a volume (T, H, W) that lies in the boxes: `energy_inside` by chance.
 
-    Raises ValueError for boxes of another number of frames, or no box at all.
+    Takes boxes or masks (T, H, W) bool. Raises ValueError for another number of frames, or no box.
     """
-    return float(inside(as_boxes(boxes, size[0]), size).mean())
+    return float(as_region(boxes, size)[0].mean())

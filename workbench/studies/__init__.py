@@ -10,5 +10,14 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["charts", "evaluation", "figures", "randomisation", "sample_files", "study"],
+    submodules=[
+        "attribution_study",
+        "charts",
+        "evaluation",
+        "figures",
+        "randomisation",
+        "sample_files",
+        "scoring",
+        "study",
+    ],
 )
