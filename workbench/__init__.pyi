@@ -31,6 +31,9 @@ from .saliency.tubes import Tube, tau_for_share
 from .studies import charts, evaluation, figures, study
 from .studies.evaluation import evaluate, predictions
 from .studies.randomisation import cascading_randomisation
+from .sweeps.store import open_store
+from .sweeps.sweeping import sweep
+from .sweeps.whole_videos import explain_video
 from .training.fine_tuning import fine_tune
 from .training.runs import Training
 from .views.dataset_browser import Browser, browse
