@@ -71,7 +71,7 @@ samples: $(READY) ## build data/samples anew
 	$(PY) $(SAMPLES) $(ARGS)
 
 pins: $(READY_TEST) ## upgrade .venv to the newest releases, then pin them
-	$(PY) -m pip install --upgrade --upgrade-strategy eager -e ".[test,cluster]"
+	$(PY) -m pip install --upgrade --upgrade-strategy eager -e ".[test,sweep]"
 	$(PY) .ci/pins.py
 	@touch $(READY) $(READY_TEST)
 
@@ -81,8 +81,8 @@ clean: ## remove .venv and caches; data and results stay
 
 # The environment. A stamp is written last, and `installing` stands while pip writes: a set-up that was
 # broken off is begun anew. What the tests need includes what the demo needs.
-$(READY): EXTRAS := zoo,train,cluster
-$(READY_TEST): EXTRAS := test,cluster
+$(READY): EXTRAS := zoo,train,sweep
+$(READY_TEST): EXTRAS := test,sweep
 $(READY) $(READY_TEST): pyproject.toml constraints.txt
 	@set -e; trap 'exit 130' INT TERM; \
 	if [ -e $(VENV)/installing ] || ! $(PY) -m pip --version >/dev/null 2>&1; then \

@@ -1,6 +1,6 @@
 """Write constraints.txt and the versions in environment.yml from what is installed; run by `make pins`.
 
-Pinned is what the package needs, directly or not, with the extras test and cluster, as it stands in the
+Pinned is what the package needs, directly or not, with the extras test and sweep, as it stands in the
 environment that runs this. A release that has no build for an older Python gets a marker, so that there
 the ranges of pyproject.toml decide.
 """
@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "saliency-workbench"
-EXTRAS = {"test", "cluster"}
+EXTRAS = {"test", "sweep"}
 OLDEST = "3.10.0"
 CONDA = {
     "pytorch": "torch",
@@ -28,7 +28,7 @@ CONDA = {
 }
 
 HEADER = """\
-# The exact versions that `make` installs: everything the workbench needs with the extras test and cluster,
+# The exact versions that `make` installs: everything the workbench needs with the extras test and sweep,
 # directly or not, on Linux, macOS and Windows. A constraint installs nothing by itself, so lines of other
 # platforms do no harm; where a release has no build for an older Python, a marker leaves the choice to
 # pyproject.toml. Written by `make pins`, which first upgrades .venv to the newest releases: run the tests

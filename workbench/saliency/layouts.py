@@ -54,10 +54,12 @@ class Layout:
 
     def arranged(self, output: torch.Tensor) -> torch.Tensor:
         """Return a layer's output, or the gradient with respect to it, as (N, C, T', H', W')."""
-        time, height, width = self.grid
+        lengths = dict(zip("thw", self.grid))
         if self.of_tokens:
             output = output[:, self.lead :]
-        return rearrange(output, f"{self.axes} -> {MAPS}", t=time, h=height, w=width)
+        else:  # maps say their own size, which may be another than that of the first clip
+            lengths = {"t": lengths["t"]} if "(n t)" in self.axes else {}
+        return rearrange(output, f"{self.axes} -> {MAPS}", **lengths)
 
 
 def possible_layouts(

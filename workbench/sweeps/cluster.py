@@ -10,9 +10,9 @@ from collections.abc import Generator
 from typing import Any
 from uuid import uuid4
 
-import cloudpickle
 import distributed
 import pandas as pd
+from distributed.protocol import pickle
 
 from ..datasets.table import Dataset
 from ..models.pretrained import best_device
@@ -34,11 +34,11 @@ class ModelPlugin(distributed.WorkerPlugin):
         self.folder = str(engine.folder)
         self.settings = engine.settings
         self.head = engine.head
-        self.model = cloudpickle.dumps(_on_cpu(engine.model))
+        self.model = pickle.dumps(_on_cpu(engine.model))
 
     def setup(self, worker: distributed.Worker) -> None:
         """Load the model, when a worker starts."""
-        model = cloudpickle.loads(self.model)
+        model = pickle.loads(self.model)
         model.module.to(best_device())
         self.engine = Engine(model, Folder.at(self.folder), settings=self.settings, head=self.head)
 
