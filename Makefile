@@ -30,7 +30,7 @@ $(shell [ ! -e $(READY) ] || { [ "$$(cat $(READY))" = "$$(pwd -P)" ] && [ -x $(P
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lab test quick lint notebooks figures bench samples pins clean
+.PHONY: help demo lab test quick gpu lint notebooks figures bench samples pins clean
 
 help: ## list the commands
 	@echo "make …"
@@ -50,6 +50,9 @@ test: lint ## all checks: lint, types, tests, notebooks
 
 quick: $(READY_TEST) ## the tests that take seconds
 	$(PY) -m pytest tests -m "not slow and not browser" $(ARGS)
+
+gpu: $(READY_TEST) ## the tests that need a GPU
+	$(PY) -m pytest tests -m gpu -rs $(ARGS)
 
 lint: $(READY_TEST) ## style and types
 	$(PY) -m ruff check .

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -87,3 +90,14 @@ def sweep_slowly(path: str) -> None:
     """Run in a process of its own, to be killed."""
     torch.set_num_threads(1)
     wb.sweep(clips(40, pause=0.01), tiny(), path, batch=4, progress=False)
+
+
+def deadly(data: Dataset, name: str) -> Dataset:
+    """A data set one of whose clips kills the process that reads it."""
+    return replace(data, reader=partial(_read_deadly, name))
+
+
+def _read_deadly(name: str, row: pd.Series, frames: int | None, stride: int | None) -> wb.Clip:
+    if row.name == name:
+        os._exit(1)
+    return read(row, frames, stride)

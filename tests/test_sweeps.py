@@ -72,7 +72,9 @@ def test_index_joins_predictions_labels_and_times(tmp_path: Path) -> None:
         ex = store[name]
         top = ex.top()
         row = index.loc[name]
-        assert [row["prediction"], row["class_2"], row["class_5"]] == top["class"].iloc[[0, 1, 4]].tolist()
+        assert [row["prediction"], row["class_2"], row["class_5"]] == top["class"].iloc[
+            [0, 1, 4]
+        ].tolist()
         assert row["probability"] == pytest.approx(top["probability"].iloc[0])
         assert row["correct"] == (row["label"] == row["prediction"])
         assert (row["start"], row["stop"]) == pytest.approx((0.0, 7 / 25))
@@ -186,7 +188,9 @@ def test_a_store_by_another_model_is_refused(tmp_path, model, options, differs) 
     path = tmp_path / "store"
     swept(path)
     before = contents(path)
-    with pytest.raises(StoreError, match=rf"store was made otherwise\. {differs}: .* there, .* here"):
+    with pytest.raises(
+        StoreError, match=rf"store was made otherwise\. {differs}: .* there, .* here"
+    ):
         swept(path, 20, model(), **options)
     assert contents(path) == before
 
@@ -195,7 +199,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(StoreError, match=r"no store and not empty: it holds thesis\.tex"):
         swept(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no store at .*: wb.sweep"):
+    with pytest.raises(FileNotFoundError, match=r"no store at .*: wb\.sweep"):
         wb.open_store(tmp_path / "nowhere")
     (tmp_path / "store.json").write_text("{")
     with pytest.raises(StoreError, match=r"store\.json is damaged"):
@@ -238,15 +242,8 @@ def test_a_damaged_shard_is_found_and_repaired(tmp_path, harm, problem) -> None:
     assert found["shard"].tolist() == [shard.stem]
     assert found["clips"].tolist() == [4]
     assert pd.Series(found["problem"]).str.contains(problem).all()
-    failures = 0
-    for name in ("clip_004", "clip_005", "clip_006", "clip_007"):
-        try:
-            store[name]
-        except StoreError as error:
-            failures += 1
-            assert shard.name in str(error)
-            assert "store.verify()" in str(error)
-    assert failures
+    with pytest.raises(StoreError, match=rf"{shard.name} with the clips is .*store\.verify\(\)"):
+        list(store.read_all(["clip_004", "clip_005", "clip_006", "clip_007"]))
     store["clip_000"].tube()
     data = clips(10, tmp_path)
     wb.sweep(data, tiny(), path, batch=4, progress=False)
@@ -430,10 +427,10 @@ def test_a_large_index_opens_and_filters_quickly(tmp_path: Path) -> None:
         (path / SHARDS / f"synthetic-{shard:08d}.parquet").touch()  # its rows are gathered
     times = []
     for _ in range(3):
-        begin = time.perf_counter()
+        begin = time.process_time()  # of all threads; others on the machine do not count
         index = wb.open_store(path).index
         chosen = index[(index["prediction"] == "c") & ~index["correct"].astype(bool)]
-        times.append(time.perf_counter() - begin)
+        times.append(time.process_time() - begin)
     assert len(index) == 100_004
     assert len(chosen) > 1000
     assert min(times) < 1.0, times
@@ -463,9 +460,9 @@ def test_a_tube_is_rebuilt_quickly(tmp_path: Path) -> None:
     store = wb.sweep(data.subset(names), model, tmp_path / "store", progress=False)
     times = []
     for name in [*names] * 3:
-        begin = time.perf_counter()
+        begin = time.process_time()
         store[name].tube()
-        times.append(time.perf_counter() - begin)
+        times.append(time.process_time() - begin)
     assert np.median(times) < 0.02, times
 
 
@@ -483,7 +480,9 @@ def small_disk(tmp_path: Path):  # type: ignore[no-untyped-def]
 
 def test_a_full_disk_loses_nothing(small_disk: Path) -> None:
     path = small_disk / "store"
-    with pytest.raises(OSError, match="No space left on device. Free some space, then make the same") as caught:
+    with pytest.raises(
+        OSError, match=r"No space left on device\. Free some space, then make the same"
+    ) as caught:
         swept(path, 60)
     assert caught.value.errno == errno.ENOSPC
     store = wb.open_store(path)
@@ -503,9 +502,9 @@ def test_a_read_only_folder_is_refused(small_disk: Path) -> None:
     path = small_disk / "store"
     swept(path, 4)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    with pytest.raises(OSError, match="cannot be written. Choose another folder"):
+    with pytest.raises(OSError, match=r"cannot be written\. Choose another folder"):
         swept(path, 8)
-    with pytest.raises(OSError, match="cannot be written. Choose another folder"):
+    with pytest.raises(OSError, match=r"cannot be written\. Choose another folder"):
         swept(small_disk / "other", 8)
     store = wb.open_store(path)
     assert len(store) == 4
@@ -596,4 +595,3 @@ def test_patterns_of_a_store(tmp_path: Path) -> None:
     most = store.index.nlargest(1, "focus").index[0]
     low = store[most].tube().map
     assert patterns.focused_share(low) == pytest.approx(store.index["focus"].max(), rel=1e-2)
-

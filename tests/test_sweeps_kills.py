@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from sweep_material import clips, contents, sweep_slowly, tiny
+from sweep_material import clips, contents, deadly, sweep_slowly, tiny
 
 import workbench as wb
 
@@ -103,3 +103,51 @@ def test_clips_of_a_lost_worker_are_redone(tmp_path: Path, undisturbed: dict[str
             assert_same(path, undisturbed)
         killer.join()
     assert len(kills) == KILLS
+
+
+def test_dask_makes_the_same_store_and_loads_the_model_once(
+    tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distributed = pytest.importorskip("distributed")
+    from workbench.sweeps.cluster import ModelPlugin
+
+    loads = []
+    setup = ModelPlugin.setup
+
+    def counted(self: ModelPlugin, worker: object) -> None:
+        loads.append(worker)
+        setup(self, worker)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ModelPlugin, "setup", counted)
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=2, processes=False, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        wb.sweep(clips(40), tiny(), tmp_path / "store", client, batch=4, progress=False)
+        assert len(loads) == 2
+        wb.sweep(clips(40), tiny(), tmp_path / "store", client, batch=4, progress=False)
+        assert len(loads) == 2  # nothing was left to do
+        assert client.submit(lambda: 1).result() == 1  # the cluster is the user's
+    assert_same(tmp_path / "store", undisturbed)
+
+
+def test_clips_that_kill_workers_are_recorded(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    import dask
+
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=50
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        data = deadly(clips(12), "clip_005")
+        store = wb.sweep(data, tiny(), tmp_path / "store", client, batch=4, progress=False)
+    failed = store.index[store.index["status"] == "failed"]
+    # Dask also blames the batch that waited beside the deadly one.
+    assert {"clip_004", "clip_005", "clip_006", "clip_007"} <= set(failed.index)
+    assert failed["error"].str.startswith("KilledWorker").all()
+    assert len(wb.sweep(clips(12), tiny(), tmp_path / "store", batch=4, progress=False)) == 12

@@ -11,7 +11,7 @@ from typing import IO, Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from ..clips.files import whole_file
+from ..clips.files import listed, whole_file
 
 __all__ = ["Folder"]
 
@@ -41,6 +41,8 @@ class Folder:
 
     def names(self, below: str) -> set[str]:
         """Return the names of the files in a subfolder; none if it does not exist."""
+        if self.local is not None:  # fsspec takes forty times as long
+            return set(listed(self.local / below))
         try:
             paths = self.files.ls(f"{self.root}/{below}", detail=False)
         except (FileNotFoundError, NotADirectoryError):

@@ -268,10 +268,9 @@ class Store:
             with np.load(io.BytesIO(self.folder.read(HEAD))) as arrays:
                 return _tensor(arrays["matrix"]), _tensor(arrays["bias"])
         except (FileNotFoundError, ValueError, OSError) as error:
-            raise StoreError(
-                f"{self.folder}/{HEAD}, the head's weights, is missing or damaged: {error}. "
-                "The same wb.sweep writes it again"
-            ) from error
+            where = f"{self.folder}/{HEAD}, the head's weights,"
+            remedy = "The same wb.sweep writes it again"
+            raise StoreError(f"{where} is missing or damaged: {error}. {remedy}") from error
 
     def _weighting(
         self, kept: Kept, widths: tuple[int, ...], residual: float
@@ -290,8 +289,8 @@ class Store:
         index = self.index
         failed = int((index["status"] != "ok").sum())
         return (
-            f"<Store {self.folder}: {len(index) - failed} clips explained by {self.facts['model']}, "
-            f"{failed} failed>"
+            f"<Store {self.folder}: {len(index) - failed} clips explained "
+            f"by {self.facts['model']}, {failed} failed>"
         )
 
 

@@ -171,7 +171,10 @@ def _window_length(model: VideoModel, table: FrameTable) -> float:
 
 
 def _read_window(path: Path, row: pd.Series, frames: int | None, stride: int | None) -> Clip:
-    return read_clip(path, frames, stride, row["start"], row["stop"], name=str(row.name))
+    # decord would read the whole file for each window, and its memory grows (measured).
+    return read_clip(
+        path, frames, stride, row["start"], row["stop"], name=str(row.name), backend="pyav"
+    )
 
 
 def _cell_length(store: Store, windows: pd.DataFrame) -> float:
