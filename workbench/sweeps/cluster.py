@@ -42,6 +42,11 @@ class ModelPlugin(distributed.WorkerPlugin):
         model.module.to(best_device())
         self.engine = Engine(model, Folder.at(self.folder), settings=self.settings, head=self.head)
 
+    def teardown(self, worker: distributed.Worker) -> None:
+        """Let go of the model, when the sweep or the worker ends."""
+        self.engine.close()
+        del self.engine
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave the engine where it is: threads and GPU memory cannot travel."""
         return {key: value for key, value in self.__dict__.items() if key != "engine"}

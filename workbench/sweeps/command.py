@@ -86,8 +86,8 @@ def run_sweep_command(options: argparse.Namespace) -> int:
     if len(labelled):
         print(f"{labelled.astype(float).mean():.1%} of {len(labelled)} labelled clips are right")
     failed = index.loc[index["status"] != "ok", "error"]
-    for name, error in failed.head(5).items():
-        print(f"failed: {name}: {error}")
+    for name, reason in failed.head(5).items():
+        print(f"failed: {name}: {reason}")
     return 0
 
 

@@ -61,6 +61,10 @@ class Engine:
         # A network is called from one thread, while others read the next clips and write the last.
         self._network_thread = ThreadPoolExecutor(1, "network")
 
+    def close(self) -> None:
+        """End the network's thread."""
+        self._network_thread.shutdown()
+
     def make_shard(self, shard: str, clips: Dataset) -> int:
         """Read, explain and write a batch of clips; return how many of them failed.
 

@@ -96,7 +96,7 @@ def sweep(
                     from .cluster import on_workers
 
                     work = on_workers(client, engine, data, plan)
-                with closing(work):
+                with closing(engine), closing(work):
                     _follow(work, plan, store, bar)
         Index(folder).gather()
     return open_store(path)
