@@ -299,10 +299,21 @@ def test_what_an_interrupted_sweep_left_is_removed(tmp_path: Path) -> None:
     folder = path / SHARDS
     (folder / "00000000-0123456789ab.zip").write_bytes(b"written, and not yet indexed")
     (folder / ".00000000-0123456789ab.0a1b2c3d.part.zip").write_bytes(b"half writ")
+    (path / ".index.0a1b2c3d.part.parquet").write_bytes(b"half writ")
     assert wb.open_store(path).verify().empty
     assert len(wb.open_store(path)) == 10
     swept(path)
     assert contents(path) == before
+    left = {".sweep.lock", "head.npz", "index.parquet", "shards", "store.json"}
+    assert {file.name for file in path.iterdir()} <= left
+
+
+def test_a_sweep_that_was_killed_before_its_first_file(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    path.mkdir()
+    (path / ".head.0a1b2c3d.part.npz").write_bytes(b"half writ")
+    assert len(swept(path)) == 10
+    assert not list(path.glob(".*.part*"))
 
 
 def test_data_sets_are_added(tmp_path: Path) -> None:

@@ -139,6 +139,9 @@ def _only_writer(folder: Folder) -> Iterator[None]:
 
 def _opened(folder: Folder, data: Dataset, model: VideoModel, settings: StoreSettings) -> Store:
     """Return the store in a folder, made if there is none; refuse one that was made otherwise."""
+    for file in folder.names(""):
+        if file.startswith(".") and ".part." in file:  # a killed process was writing it
+            folder.remove(file)
     if folder.exists(FACTS):
         store = open_store(str(folder))
         check_same(store.facts["determines"], determining(model, settings), str(folder))
