@@ -9,17 +9,19 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from sweep_material import CLASSES, SPEC, clips, contents, reads, tiny
 
 import workbench as wb
 from workbench.saliency.explaining import explain_batch
-from workbench.sweeps import patterns
-from workbench.sweeps.index_files import GATHERED, SHARDS, shard_rows
+from workbench.sweeps import patterns, sweeping
+from workbench.sweeps.index_files import GATHERED, SHARDS, Index, shard_rows
 from workbench.sweeps.shards import Kept, pack, thumbnails
 from workbench.sweeps.store import StoreError
 
@@ -462,6 +464,22 @@ def synthetic_index(count: int) -> bytes:
         for number in range(count)
     ]  # fmt: skip
     return shard_rows(rows)
+
+
+def test_the_index_is_gathered_while_a_sweep_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "store"
+    store = swept(path)
+    shards = {file.stem: ["a clip"] for file in shard_files(path, "parquet")}
+    first, second, third = sorted(shards)
+    Index(store.folder).gather(leave=shards)
+    monkeypatch.setattr(sweeping, "GATHER_EVERY", 2)
+    work = iter([(second, 0), (first, 0), (third, 0)])
+    sweeping._follow(work, shards, store, mock.MagicMock())
+    gathered = pq.read_table(path / GATHERED)["shard"].unique().to_pylist()
+    assert sorted(gathered) == [first, second]
+    assert len(wb.open_store(path)) == 10
 
 
 def test_a_tube_is_rebuilt_quickly(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from sweep_material import clips, contents, deadly, sweep_slowly, tiny
 
 import workbench as wb
 
+pytestmark = pytest.mark.slow  # up to a minute together
+
 KILLS = int(os.environ.get("WORKBENCH_KILLS", "10"))
 
 

@@ -138,7 +138,8 @@ class Index:
                 gathered = self._read(GATHERED, columns)
         seen = set(pc.unique(gathered["shard"]).to_pylist())
         if not seen <= names:
-            gathered = gathered.filter(pc.is_in(gathered["shard"], pa.array(sorted(names))))
+            kept = pa.array(sorted(names), pa.string())
+            gathered = gathered.filter(pc.is_in(gathered["shard"], kept))
         loose = sorted(names - seen)
         tables = [gathered]
         with ThreadPoolExecutor(8) as pool:

@@ -15,6 +15,7 @@ import torch
 from ..models.video_model import VideoModel
 from ..saliency.explanation import Explanation
 from .engine import StoreSettings
+from .store import FORMAT
 
 __all__ = ["describe", "determining", "network_hash"]
 
@@ -62,7 +63,7 @@ def describe(
     determines = determining(model, settings)
     identity = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()
     return {
-        "format": 1,
+        "format": FORMAT,
         "identity": identity,
         "model": model.name,
         "layer": ex.layer,

@@ -24,7 +24,7 @@ from .folders import Folder
 from .index_files import SHARDS, Index
 from .shards import Kept, damage, read_kept, read_parts, unpack_thumbnails
 
-__all__ = ["FACTS", "HEAD", "Store", "StoreError", "open_store"]
+__all__ = ["FACTS", "FORMAT", "HEAD", "Store", "StoreError", "open_store"]
 
 FACTS = "store.json"
 HEAD = "head.npz"
@@ -303,10 +303,10 @@ def check_same(expected: dict[str, Any], found: dict[str, Any], where: str) -> N
     """Raise StoreError unless two stores, or a model and a store, give the same numbers."""
     differing = [key for key in expected if expected[key] != found.get(key)]
     if differing:
-        told = "; ".join(
+        facts = "; ".join(
             f"{key}: {expected[key]} there, {found.get(key)} here" for key in differing
         )
-        raise StoreError(f"{where} was made otherwise. {told}. Choose another folder")
+        raise StoreError(f"{where} was made otherwise. {facts}. Choose another folder")
 
 
 def _thumbnail_clip(kept: Kept, label: str | None) -> Clip:

@@ -107,13 +107,15 @@ def _follow(
 ) -> None:
     """Show progress, and gather the index now and then."""
     failed = 0
+    left = set(plan)
     for number, (shard, failures) in enumerate(work, start=1):
+        left.discard(shard)
         bar.update(len(plan[shard]))
         failed += failures
         if failed:
             bar.set_postfix(failed=failed)
         if number % GATHER_EVERY == 0:
-            Index(store.folder).gather(plan)
+            Index(store.folder).gather(leave=left)
 
 
 @contextmanager
@@ -126,7 +128,7 @@ def _only_writer(folder: Folder) -> Iterator[None]:
         folder.local.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder.local / ".sweep.lock", timeout=0)
         lock.acquire()
-    except filelock.Timeout:
+    except filelock.Timeout:  # an OSError, too
         raise
     except OSError as error:
         reason = f"{error.strerror}: the store cannot be written. Choose another folder"
