@@ -87,12 +87,15 @@ def test_clips_of_a_lost_worker_are_redone(tmp_path: Path, undisturbed: dict[str
         kills = []
 
         def kill() -> None:
+            before: set[int] = set()
             while len(kills) < KILLS:
                 time.sleep(rng.uniform(0.1, 0.6))
-                alive = list(client.run(os.getpid, on_error="ignore").values())
-                if alive:
-                    psutil.Process(rng.choice(alive)).kill()
+                alive = set(client.run(os.getpid, on_error="ignore").values())
+                # A nanny gives up on a worker that dies at the moment of its registration.
+                if victims := sorted(alive & before):
+                    psutil.Process(rng.choice(victims)).kill()
                     kills.append(len(alive))
+                before = alive
 
         killer = threading.Thread(target=kill)
         killer.start()

@@ -98,6 +98,7 @@ def sweep(
                     work = on_workers(client, engine, data, plan)
                 with closing(engine), closing(work):
                     _follow(work, plan, store, bar)
+                _remove_leftovers(folder)  # of Dask's workers that were lost
         Index(folder).gather()
     return open_store(path)
 
@@ -205,15 +206,18 @@ def _plan(store: Store, data: Dataset, batch: int) -> dict[str, list[str]]:
         if chosen:
             digest = hashlib.sha256("\n".join(chosen).encode()).hexdigest()[:12]
             plan[f"{start:08d}-{digest}"] = chosen
-    # Rows that will be written again must not be remembered elsewhere; files without a row are of
-    # an interrupted sweep.
-    index = Index(store.folder)
-    index.gather(leave={*plan, *damaged})
-    indexed = index.shards()
-    for file in sorted(store.folder.names(SHARDS)):
-        if file.startswith(".") or file.split(".")[0] not in indexed:
-            store.folder.remove(f"{SHARDS}/{file}")
+    # Rows that will be written again must not be remembered elsewhere.
+    Index(store.folder).gather(leave={*plan, *damaged})
+    _remove_leftovers(store.folder)
     return plan
+
+
+def _remove_leftovers(folder: Folder) -> None:
+    """Remove what killed processes left: half-written files, and shards without a row."""
+    indexed = Index(folder).shards()
+    for file in sorted(folder.names(SHARDS)):
+        if file.startswith(".") or file.split(".")[0] not in indexed:
+            folder.remove(f"{SHARDS}/{file}")
 
 
 def _check_names(rows: Any, data: Dataset) -> None:
