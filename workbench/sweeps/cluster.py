@@ -6,7 +6,9 @@ Dask decides where a task runs, and runs those of a lost worker again. Results a
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Generator
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
@@ -23,6 +25,7 @@ from .index_files import SHARDS, shard_rows
 
 __all__ = ["on_workers"]
 
+ATTEMPTS = 5  # at reaching all workers at once
 WAITING = 1000  # tasks that the scheduler holds at a time, so that its memory does not grow
 
 
@@ -57,7 +60,7 @@ def on_workers(
 ) -> Generator[tuple[str, int]]:
     """Make the shards on Dask's workers; yield each shard's name and how many clips failed."""
     plugin = ModelPlugin(engine)
-    client.register_plugin(plugin)
+    _register(client, plugin)
     waiting = iter(plan.items())
     running: dict[distributed.Future, tuple[str, list[str]]] = {}
 
@@ -86,7 +89,21 @@ def on_workers(
                 done.add(task)
     finally:
         client.cancel(list(running))
-        client.unregister_worker_plugin(plugin.name)
+        # A worker that is lost now has let go of it already.
+        with suppress(OSError):
+            client.unregister_worker_plugin(plugin.name)
+
+
+def _register(client: distributed.Client, plugin: ModelPlugin) -> None:
+    """Give each worker the model; a worker that dies meanwhile does not count."""
+    for rest in reversed(range(ATTEMPTS)):
+        try:
+            client.register_plugin(plugin)
+            return
+        except OSError:
+            if not rest:
+                raise
+            time.sleep(1)
 
 
 def _make_shard(plugin: str, shard: str, clips: Dataset) -> int:
