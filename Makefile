@@ -29,7 +29,7 @@ $(shell [ ! -e $(READY) ] || { [ "$$(cat $(READY))" = "$$(pwd -P)" ] && [ -x $(P
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lab test quick lint notebooks figures bench fuzz samples pins clean
+.PHONY: help demo lab test quick gpu lint notebooks figures bench fuzz samples pins clean
 
 help: ## list the commands
 	@echo "make …"
@@ -49,6 +49,9 @@ test: lint ## all checks: lint, types, tests, notebooks
 
 quick: $(READY_TEST) ## the tests that take seconds
 	$(PY) -m pytest tests -m "not slow and not browser" $(ARGS)
+
+gpu: $(READY_TEST) ## the tests that need a GPU
+	$(PY) -m pytest tests -m gpu -rs $(ARGS)
 
 lint: $(READY_TEST) ## style, types, layers, public names
 	$(PY) -m ruff check .
@@ -73,7 +76,7 @@ samples: $(READY) ## build data/samples anew
 	$(PY) -m workbench make-samples
 
 pins: $(READY_TEST) ## upgrade .venv to the newest releases, then pin them
-	$(PY) -m pip install --upgrade --upgrade-strategy eager -e ".[test]"
+	$(PY) -m pip install --upgrade --upgrade-strategy eager -e ".[test,sweep]"
 	$(PY) .ci/pins.py
 	@touch $(READY) $(READY_TEST)
 
@@ -84,7 +87,7 @@ clean: ## remove .venv and caches; data and results stay
 # The environment. A stamp is written last, and `installing` exists while pip writes: an interrupted set-up
 # starts again. What the tests need includes what the demo needs.
 $(READY): EXTRAS := zoo,train
-$(READY_TEST): EXTRAS := test
+$(READY_TEST): EXTRAS := test,sweep
 $(READY) $(READY_TEST): pyproject.toml constraints.txt
 	@set -e; trap 'exit 130' INT TERM; \
 	if [ -e $(VENV)/installing ] || ! $(PY) -m pip --version >/dev/null 2>&1; then \

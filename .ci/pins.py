@@ -1,8 +1,8 @@
 """Write constraints.txt and the versions in environment.yml; `make pins` calls this.
 
-The pins are the installed versions of everything that the package needs with the extra test,
-directly or not. A release without a build for an older Python gets a marker, so that on that Python
-the ranges of pyproject.toml decide.
+The pins are the installed versions of everything that the package needs with the extras test and
+sweep, directly or not. A release without a build for an older Python gets a marker, so that on that
+Python the ranges of pyproject.toml decide.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "saliency-workbench"
-EXTRAS = {"test"}
+EXTRAS = {"test", "sweep"}
 OLDEST = "3.10.0"
 CONDA = {
+    "dask-core": "dask",
     "pytorch": "torch",
     "matplotlib-base": "matplotlib",
     "playwright-python": "playwright",
 }
 
 HEADER = """\
-# The exact versions that `make` installs: everything the workbench needs with the extra test,
-# directly or not, on Linux, macOS and Windows. A constraint installs nothing by itself, so lines
-# for other platforms do no harm. If a release has no build for an older Python, a marker leaves the
-# choice to pyproject.toml. `make pins` writes this file, after upgrading .venv to the newest
-# releases: run the tests then, and commit it together with environment.yml.
+# The exact versions that `make` installs: everything the workbench needs with the extras test and
+# sweep, directly or not, on Linux, macOS and Windows. A constraint installs nothing by itself, so
+# lines for other platforms do no harm. If a release has no build for an older Python, a marker
+# leaves the choice to pyproject.toml. `make pins` writes this file, after upgrading .venv to the
+# newest releases: run the tests then, and commit it together with environment.yml.
 """
 
 

@@ -37,6 +37,9 @@ from .studies.diagnosis import diagnose
 from .studies.evaluation import evaluate, predictions
 from .studies.randomisation import cascading_randomisation
 from .studies.scoring import score
+from .sweeps.store import open_store
+from .sweeps.sweeping import sweep
+from .sweeps.whole_videos import explain_video
 from .training.fine_tuning import fine_tune
 from .training.results import Training
 from .views.dataset_browser import Browser, browse

@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m workbench", description="The Saliency Tubes workbench."
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-    for add in (_add_demo, _add_evaluate, _add_score, _add_study, _add_check_data, _add_makers):
+    for add in ADDERS:
         add(commands)
     options = parser.parse_args(arguments)
     try:
@@ -169,6 +169,41 @@ def score(options: argparse.Namespace) -> int:
     )
 
 
+def _add_sweep(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "sweep",
+        help="explain a whole data set into a folder; the same command resumes",
+        epilog="example: … sweep ucf101 results/ucf101 --model torchvision/r3d_18",
+    )
+    parser.add_argument(
+        "data", help="samples, ucf101, epic-kitchens, or a folder of videos without labels"
+    )
+    parser.add_argument("store", help="the folder to fill, or an address such as s3://bucket/store")
+    parser.add_argument("--model", default="samples/mfnet", help="a name of wb.list_models()")
+    parser.add_argument("--checkpoint", help="file of the model's weights, if it takes one")
+    parser.add_argument("--scheduler", help="address of a Dask scheduler (default: this process)")
+    parser.add_argument("--batch", type=int, default=8, help="clips a forward pass (default: 8)")
+    parser.add_argument("--weights", help="gradient, gradient++ or layer (default: the head's)")
+    parser.add_argument(
+        "--top", type=int, default=5, help="classes whose gradient weights are kept (default: 5)"
+    )
+    parser.add_argument("--full", action="store_true", help="keep maps in full precision")
+    parser.add_argument("--root", help="folder of ucf101 or epic-kitchens, if it is not found")
+    parser.add_argument("--annotations", help="folder of their lists or CSV files")
+    parser.add_argument("--subset", help="test or train (ucf101), validation or train")
+    parser.add_argument("--split", type=int, default=1, help="of ucf101 (default: 1)")
+    parser.add_argument("--release", type=int, default=100, help="of epic-kitchens (default: 100)")
+    parser.add_argument("--task", default="verb", help="of epic-kitchens: verb (default) or noun")
+    parser.set_defaults(run=sweep)
+
+
+def sweep(options: argparse.Namespace) -> int:
+    """Explain a data set into a store, or resume it, and print what came of it."""
+    from .sweeps.command import run_sweep_command
+
+    return run_sweep_command(options)
+
+
 def _add_study(commands: Commands) -> None:
     parser = commands.add_parser(
         "study", help="faithfulness of tubes and baselines on unseen clips; takes an hour"
@@ -256,6 +291,16 @@ def train_sample(options: argparse.Namespace) -> int:
     print(retrain(options.name, progress=True))
     return 0
 
+
+ADDERS = (
+    _add_demo,
+    _add_evaluate,
+    _add_score,
+    _add_sweep,
+    _add_study,
+    _add_check_data,
+    _add_makers,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,11 +1,12 @@
 """Class weights: the y_ij by which activation maps are weighted, from the head or from gradients.
 
-An explanation holds one of two kinds, each with `.of(class_id)`:
+An explanation holds one of three kinds, each with `.of(class_id)`:
 
 - `HeadWeights`: the weights of a linear head behind average pooling, proved on this clip.
 - `GradientWeights`: Grad-CAM (Selvaraju et al., ICCV 2017), Grad-CAM++ (Chattopadhay et al., WACV
   2018), LayerCAM (Jiang et al., TIP 2021) or conserved relevance (see `saliency.relevance`), from
   the recorded graph of the same forward pass.
+- `StoredWeights`: the weights of some classes, kept by a sweep without the graph.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ import torch
 
 from .layouts import Layout
 
-__all__ = ["KINDS", "GradientWeights", "HeadWeights", "RecordedGraph", "join_calls"]
+__all__ = [
+    "KINDS",
+    "GradientWeights",
+    "HeadWeights",
+    "RecordedGraph",
+    "StoredWeights",
+    "join_calls",
+]
 
 GONE = "the gradients of this explanation are gone: explain the clip again"
 
@@ -156,6 +164,46 @@ class GradientWeights:
             rows = [torch.cat(list(map(_by_channel, self.of(i)))) for i in range(classes)]
             self._table = torch.stack(rows)
         return self._table
+
+
+@dataclass(frozen=True, eq=False)
+class StoredWeights:
+    """The weights of some classes, for an explanation that was read back without its network.
+
+    Attributes:
+        rows: for each class id the weights of each pathway: (C,), or one for each voxel.
+        bias: (N,).
+        how: in words, where the weights came from.
+        residual: see `HeadWeights`; NaN for weights from gradients.
+    """
+
+    rows: dict[int, tuple[torch.Tensor, ...]]
+    bias: torch.Tensor
+    how: str
+    residual: float = float("nan")
+
+    @property
+    def exact(self) -> bool:
+        """Whether the weights were those of a linear head."""
+        return self.residual == self.residual
+
+    def of(self, class_id: int) -> tuple[torch.Tensor, ...]:
+        """Return the weights of a class for each pathway.
+
+        Raises:
+            KeyError: the weights of this class were not stored.
+        """
+        if class_id not in self.rows:
+            kept = ", ".join(map(str, self.rows))
+            raise KeyError(
+                f"the weights of class {class_id} were not stored, only those of classes {kept}: "
+                "explain the clip with its network, or sweep into a new store with a larger top="
+            )
+        return self.rows[class_id]
+
+    def table(self) -> torch.Tensor | None:
+        """Return None: not all classes are known."""
+        return None
 
 
 def join_calls(outputs: Sequence[torch.Tensor]) -> torch.Tensor:

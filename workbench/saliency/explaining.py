@@ -58,12 +58,15 @@ def explain(
 
 def explain_batch(
     model: VideoModel,
-    clips: Sequence[Clip | torch.Tensor],
+    clips: Sequence[Clip | torch.Tensor | tuple[Clip, torch.Tensor]],
     weights: str | None = None,
     *,
     place: bool = True,
 ) -> list[Explanation]:
-    """Explain several clips of one size by one forward pass; see `explain`."""
+    """Explain several clips of one size by one forward pass; see `explain`.
+
+    A pair is what `model.prepare` returned for a clip, perhaps in another thread.
+    """
     if not isinstance(model, VideoModel):
         got = type(model).__name__
         raise TypeError(f"expected a model from wb.wrap_model or wb.load_model, got {got}")
@@ -71,7 +74,7 @@ def explain_batch(
         raise ValueError(f"weights: expected None or one of {', '.join(KINDS)}; got {weights!r}")
     # Inference mode would leave tensors that cannot be differentiated, and autocast rounds.
     with torch.inference_mode(False), torch.autocast(model.device.type, enabled=False):
-        prepared = [model.prepare(clip) for clip in clips]
+        prepared = [clip if isinstance(clip, tuple) else model.prepare(clip) for clip in clips]
         seen = [clip for clip, _ in prepared]
         x = torch.cat([tensor for _, tensor in prepared])
         if not x.isfinite().all():

@@ -13,7 +13,7 @@ import torch
 
 from ..clips.clip import Clip
 from ..models.outputs import pick_output
-from .class_weights import GradientWeights, HeadWeights
+from .class_weights import GradientWeights, HeadWeights, StoredWeights
 from .tubes import Tube, activation_map, upsample
 
 __all__ = ["Explanation"]
@@ -28,7 +28,7 @@ class Explanation:
     Attributes:
         logits: (N,) float32.
         maps: (C, T', H', W') float32 activation maps of the target layer, for each pathway.
-        weighting: where the class weights come from: `HeadWeights` or `GradientWeights`.
+        weighting: where the class weights come from, see `saliency.class_weights`.
         layer: dotted name of the target layer; of two pathways both, joined by " + ".
         clip: the clip as the network saw it; every tube has its size.
         classes: N class names.
@@ -41,7 +41,7 @@ class Explanation:
 
     logits: torch.Tensor
     maps: tuple[torch.Tensor, ...]
-    weighting: HeadWeights | GradientWeights
+    weighting: HeadWeights | GradientWeights | StoredWeights
     layer: str
     clip: Clip
     classes: list[str]

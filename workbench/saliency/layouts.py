@@ -66,14 +66,17 @@ class Layout:
         The outputs of several calls lie next to the batch axis, see `class_weights.join_calls`.
         """
         time, height, width = self.grid
+        # Maps have a size of their own, which may differ from that of the first clip.
+        sizes: dict[str, int] = {}
         if self.of_tokens:
             output = output[:, self.lead : output.shape[1] - self.tail]
-        parts = time // self.calls
-        if self.calls == 1 or self.axes.startswith("(n t)"):
-            return rearrange(output, f"{self.axes} -> {MAPS}", t=time, h=height, w=width)
+            sizes = {"t": time // self.calls, "h": height, "w": width}
+        elif "(n t)" in self.axes:
+            sizes = {"t": time}
+        if self.calls == 1 or "(n t)" in self.axes:
+            return rearrange(output, f"{self.axes} -> {MAPS}", **sizes)
         by_call = self.axes.replace("n", "(n k)", 1)
-        sizes = {"t": parts, "h": height, "w": width, "k": self.calls}
-        return rearrange(output, f"{by_call} -> n c (k t) h w", **sizes)
+        return rearrange(output, f"{by_call} -> n c (k t) h w", k=self.calls, **sizes)
 
 
 def possible_layouts(

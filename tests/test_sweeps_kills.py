@@ -1,0 +1,157 @@
+"""What a sweep leaves when its process, or a Dask worker, is killed at a random moment."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from sweep_material import clips, contents, deadly, sweep_slowly, tiny
+
+import workbench as wb
+
+pytestmark = pytest.mark.slow  # up to a minute together
+
+KILLS = int(os.environ.get("WORKBENCH_KILLS", "10"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    path = tmp_path_factory.mktemp("undisturbed") / "store"
+    sweep_slowly(str(path))
+    return contents(path)
+
+
+def assert_same(path: Path, undisturbed: dict[str, bytes]) -> None:
+    assert contents(path) == undisturbed
+    store = wb.open_store(path)
+    assert store.index.index.tolist() == clips(40).index.index.tolist()
+    assert (store.index["status"] == "ok").all()
+    assert store.verify().empty
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+def test_a_killed_sweep_resumes(tmp_path: Path, undisturbed: dict[str, bytes], how: int) -> None:
+    """Each sweep runs for a random while; whatever it left must be readable at once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sweep_material", "workbench.sweeps.sweeping"])
+    rng = random.Random(how)
+    kills, rounds = 0, 0
+    while kills < KILLS:
+        rounds += 1
+        seen: set[str] = set()
+        path = tmp_path / f"store_{rounds}"
+        while kills < KILLS:
+            process = context.Process(target=sweep_slowly, args=(str(path),))
+            process.start()
+            process.join(rng.uniform(0.05, 0.9))
+            if process.is_alive():
+                os.kill(process.pid or 0, how)
+            process.join()
+            if process.exitcode == 0:
+                break  # done before it could be killed: begin another store
+            kills += 1
+            if (path / "store.json").exists():
+                store = wb.open_store(path)
+                assert store.verify().empty
+                assert seen <= set(store.names)
+                seen = set(store.names)
+        sweep_slowly(str(path))
+        assert_same(path, undisturbed)
+
+
+def test_clips_of_a_lost_worker_are_redone(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    """Workers are killed at random moments; their nannies start others in their place."""
+    distributed = pytest.importorskip("distributed")
+    import dask
+
+    rng = random.Random(0)
+    settings = {
+        "distributed.worker.multiprocessing-method": "forkserver",
+        "distributed.scheduler.allowed-failures": 100,
+        "distributed.comm.timeouts.connect": "5s",
+    }
+    with (
+        dask.config.set(settings),
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        kills = []
+
+        def kill() -> None:
+            before: set[int] = set()
+            while len(kills) < KILLS:
+                time.sleep(rng.uniform(0.1, 0.6))
+                alive = set(client.run(os.getpid, on_error="ignore").values())
+                # A nanny gives up on a worker that dies at the moment of its registration.
+                if victims := sorted(alive & before):
+                    psutil.Process(rng.choice(victims)).kill()
+                    kills.append(len(alive))
+                before = alive
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        rounds = 0
+        while killer.is_alive():  # as many sweeps as it takes for all kills
+            rounds += 1
+            path = tmp_path / f"store_{rounds}"
+            wb.sweep(clips(40, pause=0.05), tiny(), path, client, batch=4, progress=False)
+            assert_same(path, undisturbed)
+        killer.join()
+    assert len(kills) == KILLS
+
+
+def test_dask_makes_the_same_store_and_loads_the_model_once(
+    tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distributed = pytest.importorskip("distributed")
+    from workbench.sweeps.cluster import ModelPlugin
+
+    loads = []
+    setup = ModelPlugin.setup
+
+    def counted(self: ModelPlugin, worker: object) -> None:
+        loads.append(worker)
+        setup(self, worker)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ModelPlugin, "setup", counted)
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=2, processes=False, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        wb.sweep(clips(40), tiny(), tmp_path / "store", client, batch=4, progress=False)
+        assert len(loads) == 2
+        wb.sweep(clips(40), tiny(), tmp_path / "store", client, batch=4, progress=False)
+        assert len(loads) == 2  # nothing was left to do
+        assert client.submit(lambda: 1).result() == 1  # the cluster is the user's
+    assert_same(tmp_path / "store", undisturbed)
+
+
+def test_clips_that_kill_workers_are_recorded(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    import dask
+
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=50
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        data = deadly(clips(12), "clip_005")
+        store = wb.sweep(data, tiny(), tmp_path / "store", client, batch=4, progress=False)
+    failed = store.index[store.index["status"] == "failed"]
+    # Dask also blames the batch that waited beside the deadly one.
+    assert {"clip_004", "clip_005", "clip_006", "clip_007"} <= set(failed.index)
+    assert failed["error"].str.startswith("KilledWorker").all()
+    assert len(wb.sweep(clips(12), tiny(), tmp_path / "store", batch=4, progress=False)) == 12

@@ -1,0 +1,152 @@
+"""Shards: what is kept of one batch of clips, as a zarr group in one file that is written once.
+
+A shard is an uncompressed zip file that holds a zarr 3 group (`zarr.open(ZipStore(path))` reads
+it), with a subgroup for each size of clips in the batch. Zip stores a checksum of each entry, so
+damage is found; its entries bear no date, so the same numbers give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+import zarr
+from PIL import Image
+from zarr.buffer.cpu import Buffer
+from zarr.storage import MemoryStore
+
+from ..clips.clip import Clip
+
+__all__ = ["Kept", "damage", "pack", "read_kept", "read_parts", "thumbnails", "unpack_thumbnails"]
+
+THUMBNAIL = 48  # pixels: thumbnails are the frames shrunk as far as they stay this high and wide
+PER_CLIP = ("maps", "class_weights")  # large arrays have one chunk for each clip
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What is kept of one clip.
+
+    Attributes:
+        name: of the clip.
+        arrays: `maps_<pathway>` (C, T', H', W'), `logits` (N,), `times` and `indices` (T,), `fps`
+            (); if the class weights are the clip's own: `class_ids` (K,), `class_weights_<pathway>`
+            (K, C, …) and `bias` (N,).
+        size: height and width of the frames that the network saw.
+        thumbnails: the frames as one JPEG, below one another.
+    """
+
+    name: str
+    arrays: dict[str, np.ndarray]
+    size: tuple[int, int]
+    thumbnails: bytes
+
+    @property
+    def signature(self) -> tuple[Any, ...]:
+        """Clips that agree in this fit into one array."""
+        return self.size, tuple((key, value.shape) for key, value in self.arrays.items())
+
+
+def pack(batch: list[Kept]) -> tuple[bytes, list[tuple[int, int]]]:
+    """Return a shard as the content of a file, and the address (part, row) of each clip in it."""
+    by_signature: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for number, kept in enumerate(batch):
+        by_signature[kept.signature].append(number)
+    entries: dict[str, Any] = {}
+    root = zarr.create_group(MemoryStore(entries))
+    addresses = {}
+    for part, numbers in enumerate(by_signature.values()):
+        clips = [batch[number] for number in numbers]
+        group = root.create_group(
+            str(part), attributes={"names": [kept.name for kept in clips], "size": clips[0].size}
+        )
+        for key in clips[0].arrays:
+            data = np.stack([kept.arrays[key] for kept in clips])
+            first = 1 if key.startswith(PER_CLIP) else len(data)
+            group.create_array(key, data=data, chunks=(first, *data.shape[1:]) if data.ndim else ())
+        # JPEGs differ in length; zeros after the end of one do no harm.
+        longest = max(len(kept.thumbnails) for kept in clips)
+        padded = [kept.thumbnails.ljust(longest, b"\0") for kept in clips]
+        pictures = np.frombuffer(b"".join(padded), np.uint8).reshape(len(clips), longest)
+        group.create_array("thumbnails", data=pictures, chunks=(1, longest), compressors=None)
+        for row, number in enumerate(numbers):
+            addresses[number] = (part, row)
+    return _zipped(entries), [addresses[number] for number in range(len(batch))]
+
+
+def _zipped(entries: dict[str, Any]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in sorted(entries):
+            archive.writestr(zipfile.ZipInfo(name), entries[name].to_bytes())
+    return file.getvalue()
+
+
+def read_kept(file: IO[bytes], part: int, row: int) -> Kept:
+    """Read one clip of a shard; raises zipfile.BadZipFile or another error if it is damaged."""
+    with zipfile.ZipFile(file) as archive:
+        (kept,) = _read_part(archive, part, [row])
+    return kept
+
+
+def read_parts(file: IO[bytes]) -> list[Kept]:
+    """Read all clips of a shard."""
+    with zipfile.ZipFile(file) as archive:
+        parts = sorted({name.split("/")[0] for name in archive.namelist()} - {"zarr.json"}, key=int)
+        return [kept for part in parts for kept in _read_part(archive, int(part), None)]
+
+
+def _read_part(archive: zipfile.ZipFile, part: int, rows: list[int] | None) -> list[Kept]:
+    """Read some clips of a part, or all, and no large chunk of any other clip."""
+    entries: dict[str, Any] = {}
+    for name in archive.namelist():
+        within, *below = name.split("/")
+        if within != str(part):
+            continue
+        alone = below[0].startswith((*PER_CLIP, "thumbnails")) and below[1:2] == ["c"]
+        if rows is None or not alone or int(below[2]) in rows:
+            entries[name] = Buffer.from_bytes(archive.read(name))
+    group = zarr.open_group(MemoryStore(entries), path=str(part), mode="r")
+    attributes: Any = group.attrs
+    names = attributes["names"]
+    height, width = attributes["size"]
+    arrays = dict(group.arrays())
+    clips = []
+    for row in range(len(names)) if rows is None else rows:
+        values = {key: np.asarray(array[row]) for key, array in arrays.items()}
+        pictures = values.pop("thumbnails").tobytes()
+        clips.append(Kept(names[row], values, (height, width), pictures))
+    return clips
+
+
+def damage(file: IO[bytes]) -> str:
+    """Return in words what is damaged in a shard's file; "" if nothing is."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            bad = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, OSError, zlib.error, NotImplementedError) as error:
+        return f"is no readable zip file ({error})"
+    return "" if bad is None else f"is damaged in {bad}"
+
+
+def thumbnails(clip: Clip) -> bytes:
+    """Return the frames of a clip, shrunk, as one JPEG below one another."""
+    height, width = clip.size
+    factor = max(1, min(height, width) // THUMBNAIL)
+    frames = clip.frames[:, : height // factor * factor, : width // factor * factor]
+    column = Image.fromarray(np.ascontiguousarray(frames).reshape(-1, frames.shape[2], 3))
+    file = io.BytesIO()
+    # No subsampling of colour: it would mix the frames at their seams.
+    column.reduce(factor).save(file, "JPEG", quality=80, subsampling=0)
+    return file.getvalue()
+
+
+def unpack_thumbnails(content: bytes, count: int) -> np.ndarray:
+    """Return (T, h, w, 3) uint8: the pictures of `count` frames."""
+    column = np.array(Image.open(io.BytesIO(content)).convert("RGB"))
+    return column.reshape(count, -1, column.shape[1], 3)

@@ -1,0 +1,332 @@
+"""The store: explanations of many clips in a folder, to be read without network or video."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cached_property
+from typing import IO, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..clips.clip import Clip
+from ..models.input_spec import InputSpec
+from ..saliency.class_weights import HeadWeights, StoredWeights
+from ..saliency.explanation import Explanation
+from . import patterns
+from .folders import Folder
+from .index_files import SHARDS, Index
+from .shards import Kept, damage, read_kept, read_parts, unpack_thumbnails
+
+__all__ = ["FACTS", "FORMAT", "HEAD", "Store", "StoreError", "open_store"]
+
+FACTS = "store.json"
+HEAD = "head.npz"
+FORMAT = 1
+REMEDY = "store.verify() lists all damage, and the same wb.sweep repairs it"
+
+
+class StoreError(ValueError):
+    """A store that is damaged, or belongs to another model; the message says what to do."""
+
+
+def open_store(path: str | os.PathLike[str]) -> Store:
+    """Open what `wb.sweep` made, even while it is being made.
+
+    Args:
+        path: the folder, or an address that fsspec knows: s3://bucket/store.
+
+    Raises:
+        FileNotFoundError: there is no store.
+        StoreError: it was written by a newer version of the workbench, or is damaged.
+    """
+    folder = Folder.at(path)
+    try:
+        facts = json.loads(folder.read(FACTS))
+    except FileNotFoundError:
+        remedy = "wb.sweep(data, model, path) makes one"
+        raise FileNotFoundError(f"no store at {folder}: {remedy}") from None
+    except ValueError as error:
+        raise StoreError(
+            f"{folder}/{FACTS} is damaged: {error}. Restore it, or sweep anew"
+        ) from error
+    if facts.get("format") != FORMAT:
+        raise StoreError(
+            f"{folder} has format {facts.get('format')}, expected {FORMAT}: upgrade the workbench"
+        )
+    return Store(folder, facts)
+
+
+class Store:
+    """Explanations of a data set's clips by one model.
+
+    `store[name]` is a clip's `Explanation`, `store.index` a DataFrame with a row for each clip, and
+    `store.facts` says what made them. Nothing here writes but `merge`; readers need no lock.
+    """
+
+    def __init__(self, folder: Folder, facts: dict[str, Any]) -> None:
+        self.folder = folder
+        self.facts = facts
+        self._index = Index(folder)
+
+    @property
+    def index(self) -> pd.DataFrame:
+        """A row for each clip, by name; it grows while a sweep is running.
+
+        Columns: status ("ok" or "failed"), error, label, prediction, probability, correct (NaN
+        without a label), class_2, probability_2, … (the next classes), start and stop (times of the
+        first and last frame, seconds), residual (of the proof; NaN for gradients), centre and focus
+        (see `patterns`), and the address: shard, part, row, bytes (of the shard).
+        """
+        return self._index.frame()
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the clips that were explained."""
+        index = self.index
+        return index.index[index["status"] == "ok"].tolist()
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes."""
+        return self.facts["classes"]
+
+    @property
+    def input(self) -> InputSpec:
+        """How the model took its clips."""
+        values = self.facts["determines"]["input"]
+        lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+        return InputSpec(**(values | lists))
+
+    def __len__(self) -> int:
+        """Return how many clips were explained."""
+        return int((self.index["status"] == "ok").sum())
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether a clip of this name was explained."""
+        return bool(name in self.index.index and self.index.at[name, "status"] == "ok")
+
+    def __getitem__(self, name: str) -> Explanation:
+        """Return the explanation of a clip, see `explanation`."""
+        return self.explanation(name)
+
+    def explanation(self, name: str, clip: Clip | None = None) -> Explanation:
+        """Return the explanation of a clip, without network or video.
+
+        Args:
+            name: of the clip.
+            clip: the clip itself, `data[name]`, so that overlays show it. None: its frames are the
+                stored thumbnails, enlarged to the size that the network saw.
+
+        Raises:
+            KeyError: no clip of that name.
+            StoreError: the clip failed, or its shard is missing or damaged.
+            ValueError: the clip is not the one that was explained.
+        """
+        kept = self.read(name)
+        row = self._index.row(name)
+        seen = _thumbnail_clip(kept, row["label"])
+        if clip is not None:
+            viewed = self.input.view(clip)
+            if viewed.size != kept.size or not np.array_equal(viewed.times, seen.times):
+                raise ValueError(f"{clip} is not the clip that was explained as {name!r}")
+            seen = viewed
+        maps = _pathways(kept, "maps")
+        return Explanation(
+            logits=_tensor(kept.arrays["logits"]),
+            maps=maps,
+            weighting=self._weighting(kept, tuple(map(len, maps)), float(row["residual"])),
+            layer=self.facts["layer"],
+            clip=seen,
+            classes=self.classes,
+            model=self.facts["model"],
+            output=self.facts["output"],
+        )
+
+    def read(self, name: str) -> Kept:
+        """Return what is kept of a clip, as it is stored; raises as `explanation` does."""
+        row = self._index.row(name)
+        if row["status"] != "ok":
+            raise StoreError(f"{name} could not be explained: {row['error']}")
+        with self._shard(row["shard"], name) as file:
+            kept = read_kept(file, int(row["part"]), int(row["row"]))
+        if kept.name != name:
+            where = f"{self.folder}/{shard_file(row['shard'])}"
+            raise StoreError(f"{where} holds {kept.name!r} in place of {name!r}: {REMEDY}")
+        return kept
+
+    def read_all(self, names: Iterable[str]) -> Iterator[Kept]:
+        """Read what is kept of several clips, each shard once, in the order of the shards."""
+        wanted = set(names)
+        rows = self.index
+        shards = rows.loc[rows.index.isin(wanted) & (rows["status"] == "ok"), "shard"]
+        for shard in shards.drop_duplicates().sort_values():
+            with self._shard(shard, "the clips") as file:
+                clips = read_parts(file)
+            # A clip that was made anew is in two shards; the index says in which one it counts.
+            yield from (kept for kept in clips if shards.get(kept.name) == shard)
+
+    @contextmanager
+    def _shard(self, shard: str, what: str) -> Iterator[IO[bytes]]:
+        """Open a shard for reading; say what is wrong with it if it cannot be read."""
+        path = f"{self.folder}/{shard_file(shard)}"
+        try:
+            with self.folder.open(shard_file(shard)) as file:
+                yield file
+        except FileNotFoundError:
+            raise StoreError(f"{path} with {what} is missing: {REMEDY}") from None
+        except Exception as error:  # zip, zarr and its codecs each have errors of their own
+            raise StoreError(f"{path} with {what} is damaged: {error}. {REMEDY}") from error
+
+    def verify(self) -> pd.DataFrame:
+        """Read every file once and return what is wrong: columns shard, problem, clips.
+
+        An empty table means that nothing is missing or damaged. Files that no index lists, of a
+        sweep that was interrupted, are not damage.
+        """
+        problems = {
+            name: f"its index is damaged: {error}"
+            for name, error in self._index.unreadable().items()
+        }
+        # A rerun may have changed rows, so the index is read anew.
+        rows = Index(self.folder).frame()
+        explained = rows[rows["status"] == "ok"]
+        clips = explained.groupby("shard").size()
+        sizes = explained.groupby("shard")["bytes"].first()
+
+        def check(shard: str) -> str:
+            try:
+                with self.folder.open(shard_file(shard)) as file:
+                    if file.seek(0, io.SEEK_END) != sizes[shard]:
+                        return f"has {file.tell()} bytes, expected {sizes[shard]}"
+                    return damage(file)
+            except FileNotFoundError:
+                return "is missing"
+
+        with ThreadPoolExecutor(8) as pool:
+            for shard, problem in zip(sizes.index, pool.map(check, sizes.index)):
+                if problem:
+                    problems[shard] = problem
+        table = [
+            (shard, problem, int(clips.get(shard, 0)))
+            for shard, problem in sorted(problems.items())
+        ]
+        return pd.DataFrame(table, columns=["shard", "problem", "clips"])
+
+    def merge(self, other: str | os.PathLike[str] | Store) -> None:
+        """Copy the clips of another store by the same model into this one.
+
+        A shard that is in both is copied once. Clips that are in both count once.
+
+        Raises:
+            StoreError: the other store is by another model, input spec or precision.
+        """
+        source = other if isinstance(other, Store) else open_store(other)
+        check_same(source.facts["determines"], self.facts["determines"], str(source.folder))
+        present = self._index.shards()
+        for shard in sorted(source._index.shards() - present):
+            content = source.folder
+            if content.exists(shard_file(shard)):
+                self.folder.write(shard_file(shard), content.read(shard_file(shard)))
+            index_file = f"{SHARDS}/{shard}.parquet"
+            self.folder.write(index_file, content.read(index_file))
+        self._index.gather()
+
+    def maps(self) -> pd.DataFrame:
+        """Return for each clip the tube of its predicted class before upsampling.
+
+        Columns: grid (T', H', W') and map, its values in half precision in one row.
+        """
+        return self._index.maps()
+
+    def profiles(self, by: str = "label", points: int = 16) -> pd.DataFrame:
+        """Return mean temporal profiles, a row for each class; see `patterns.profiles`."""
+        return patterns.profiles(self._joined(), by, points)
+
+    def spatial_maps(self, by: str = "label") -> dict[Any, np.ndarray]:
+        """Return mean spatial maps (H', W') by class; see `patterns.spatial_maps`."""
+        return patterns.spatial_maps(self._joined(), by)
+
+    def nearest(self, name: str, count: int = 10) -> pd.DataFrame:
+        """Return the clips whose tubes are most similar; see `patterns.nearest`."""
+        found = patterns.nearest(self.maps(), name, count)
+        return found.join(self.index[["label", "prediction", "probability"]])
+
+    def _joined(self) -> pd.DataFrame:
+        return self.maps().join(self.index)
+
+    @cached_property
+    def head(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weights (N, C) and bias (N,) of the linear head."""
+        try:
+            with np.load(io.BytesIO(self.folder.read(HEAD))) as arrays:
+                return _tensor(arrays["matrix"]), _tensor(arrays["bias"])
+        except (FileNotFoundError, ValueError, OSError) as error:
+            where = f"{self.folder}/{HEAD}, the head's weights,"
+            remedy = "The same wb.sweep writes it again"
+            raise StoreError(f"{where} is missing or damaged: {error}. {remedy}") from error
+
+    def _weighting(
+        self, kept: Kept, widths: tuple[int, ...], residual: float
+    ) -> HeadWeights | StoredWeights:
+        if "class_ids" not in kept.arrays:
+            matrix, bias = self.head
+            return HeadWeights(matrix, bias, residual, widths)
+        by_pathway = _pathways(kept, "class_weights")
+        ids = kept.arrays["class_ids"].tolist()
+        rows = {
+            number: tuple(each[place] for each in by_pathway) for place, number in enumerate(ids)
+        }
+        return StoredWeights(rows, _tensor(kept.arrays["bias"]), self.facts["how"], residual)
+
+    def __repr__(self) -> str:
+        index = self.index
+        failed = int((index["status"] != "ok").sum())
+        return (
+            f"<Store {self.folder}: {len(index) - failed} clips explained "
+            f"by {self.facts['model']}, {failed} failed>"
+        )
+
+
+def shard_file(shard: str) -> str:
+    """Return the path of a shard within the store."""
+    return f"{SHARDS}/{shard}.zip"
+
+
+def check_same(expected: dict[str, Any], found: dict[str, Any], where: str) -> None:
+    """Raise StoreError unless two stores, or a model and a store, give the same numbers."""
+    differing = [key for key in expected if expected[key] != found.get(key)]
+    if differing:
+        facts = "; ".join(
+            f"{key}: {expected[key]} there, {found.get(key)} here" for key in differing
+        )
+        raise StoreError(f"{where} was made otherwise. {facts}. Choose another folder")
+
+
+def _thumbnail_clip(kept: Kept, label: str | None) -> Clip:
+    """Return the thumbnails as a clip of the size that the network saw."""
+    times = kept.arrays["times"]
+    small = Clip(
+        unpack_thumbnails(kept.thumbnails, len(times)),
+        float(kept.arrays["fps"]),
+        times,
+        kept.arrays["indices"],
+        label=label if isinstance(label, str) else None,
+        name=kept.name,
+    )
+    return small.resize(*kept.size)
+
+
+def _pathways(kept: Kept, what: str) -> tuple[torch.Tensor, ...]:
+    count = sum(key.startswith(f"{what}_") for key in kept.arrays)
+    return tuple(_tensor(kept.arrays[f"{what}_{number}"]).float() for number in range(count))
+
+
+def _tensor(values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(values))
