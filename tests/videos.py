@@ -41,6 +41,7 @@ def write_video(
     *,
     codec: str = "libx264",
     fps: int = 25,
+    rate: Fraction | None = None,
     times: Iterable[float] | None = None,
     gop: int = 12,
     b_frames: int = 2,
@@ -49,14 +50,15 @@ def write_video(
     """Write frames 0, 1, 2, … as a video and return its path.
 
     `times` in seconds, to the millisecond, make the frame rate variable; `frames` may be pictures.
+    `rate` is a frame rate that is no whole number, in place of `fps`.
     """
     pictures = (picture(number) for number in range(frames)) if isinstance(frames, int) else frames
     ticks = None if times is None else [round(1000 * time) for time in times]
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=fps)
+        stream = container.add_stream(codec, rate=rate or fps)
         context = stream.codec_context
         context.pix_fmt, context.gop_size, context.max_b_frames = "yuv420p", gop, b_frames
-        context.time_base = Fraction(1, fps) if ticks is None else Fraction(1, 1000)
+        context.time_base = 1 / (rate or Fraction(fps)) if ticks is None else Fraction(1, 1000)
         context.options = (
             {"bf": str(b_frames), "preset": "ultrafast"} if codec == "libx264" else {"qscale": "3"}
         )

@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m workbench", description="The Saliency Tubes workbench."
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-    for add in (_add_demo, _add_evaluate, _add_study, _add_check_data, _add_makers):
+    for add in (_add_demo, _add_evaluate, _add_study, _add_fine_tune, _add_check_data, _add_makers):
         add(commands)
     options = parser.parse_args(arguments)
     try:
@@ -183,6 +183,41 @@ def check_data(options: argparse.Namespace) -> int:
     )
     print(f"\n{report.text(None if options.all else 10)}")
     return 0 if report.ok else 1
+
+
+def _add_fine_tune(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "fine-tune", help="make the checkpoint of the figures: MFNet-3D on UCF-101 or EPIC's verbs"
+    )
+    parser.add_argument("data", choices=("ucf101", "epic-kitchens"))
+    parser.add_argument("--checkpoint", required=True, help="MFNet-3D trained on Kinetics")
+    parser.add_argument("--epochs", type=int, default=20, help="(default: 20)")
+    parser.add_argument("--batch", type=int, default=16, help="clips in a step (default: 16)")
+    parser.add_argument("--clips", type=int, default=10, help="windows per test clip (default: 10)")
+    parser.set_defaults(run=fine_tune)
+
+
+def fine_tune(options: argparse.Namespace) -> int:
+    """Fine-tune MFNet-3D, or resume it, test it, and write to results/ucf101 or epic_kitchens."""
+    from .models.zoo import load_model
+    from .studies import recipes
+
+    output = ROOT / "results" / options.data.replace("-", "_")
+    try:
+        model = load_model("mfnet3d", checkpoint=options.checkpoint)
+        result = recipes.train_and_test(
+            model,
+            recipes.parts_of(options.data),
+            output,
+            clips=options.clips,
+            epochs=options.epochs,
+            batch=options.batch,
+        )
+    except (OSError, ValueError) as error:
+        print(f"fine-tune: {error}", file=sys.stderr)
+        return 1
+    print(f"\n{result.round(3).to_string()}\n\nCheckpoint and tables: {output}")
+    return 0
 
 
 def _add_makers(commands: Commands) -> None:

@@ -10,5 +10,13 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["charts", "evaluation", "figures", "randomisation", "sample_files", "study"],
+    submodules=[
+        "charts",
+        "evaluation",
+        "figures",
+        "randomisation",
+        "recipes",
+        "sample_files",
+        "study",
+    ],
 )

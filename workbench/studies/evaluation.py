@@ -294,7 +294,7 @@ def _perturbation(
     steps: int | Sequence[float],
 ) -> dict[str, object]:
     """Return how much the network needs what a volume marks."""
-    seed = _seed_of(clip)
+    seed = seed_of(clip)
     deleted = deletion(score, clip, volume, steps=steps, baseline=baseline, seed=seed)
     inserted = insertion(score, clip, volume, steps=steps, baseline=baseline, seed=seed)
     probability = float(deleted.score[0])
@@ -328,7 +328,7 @@ def baselines(model: VideoModel, seed: int = 0) -> dict[str, Method]:
         "centre Gaussian": lambda clip, label: centre_gaussian((len(clip), *clip.size)),
         "frame difference": lambda clip, label: frame_difference(clip),
         "random order": lambda clip, label: random_order(
-            (len(clip), *clip.size), seed=_seed_of(clip, label, seed)
+            (len(clip), *clip.size), seed=seed_of(clip, label, seed)
         ),
     }
 
@@ -401,6 +401,6 @@ def _tolerance_of(clip: Clip) -> float:
     return TOLERANCE * len(clip) * float(np.diff(clip.times).mean())
 
 
-def _seed_of(clip: Clip, *more: object) -> int:
+def seed_of(clip: Clip, *more: object) -> int:
     """Return a seed of the clip's own, so that random orders differ from clip to clip."""
     return zlib.crc32("/".join(map(str, (clip.name, *more))).encode())
