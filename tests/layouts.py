@@ -17,6 +17,7 @@ import torch
 import workbench as wb
 
 from videos import write_video
+from workbench.studies.randomisation import reinitialised
 
 TRAIN = ("SoccerJuggling/v_SoccerJuggling_g23_c01", "TaiChi/v_TaiChi_g08_c01",
          "TaiChi/v_TaiChi_g09_c01", "YoYo/v_YoYo_g08_c01", "YoYo/v_YoYo_g09_c01")  # fmt: skip
@@ -25,6 +26,7 @@ SEGMENTS = ["0", "1", "2", "3", "50"]  # open door, turn on light, close door, o
 SECONDS = 280  # of P01_01 that the video here holds, up to the first stirring
 RATE = Fraction(60000, 1001)
 SIDE = 12  # pixels of the object
+PERIOD = 600  # frames; slow, so that an annotated box fits a quarter of a second around it
 
 
 def moving_square(frames: int, height: int, width: int, seed: int = 0) -> Iterator[np.ndarray]:
@@ -32,18 +34,18 @@ def moving_square(frames: int, height: int, width: int, seed: int = 0) -> Iterat
     rng = np.random.default_rng(seed)
     still = rng.integers(60, 160, (height, width, 3), dtype=np.uint8)
     cycle = []
-    for number in range(60):
+    for number in range(min(frames, PERIOD)):
         row, column = corner(number, height, width)
         picture = still.copy()
         picture[row : row + SIDE, column : column + SIDE] = (230, 60, 30)
         cycle.append(picture)
     for number in range(frames):
-        yield cycle[number % 60]
+        yield cycle[number % PERIOD]
 
 
 def corner(number: int, height: int, width: int) -> tuple[int, int]:
     """Return row and column of the square's upper left corner in a frame."""
-    angle = 2 * np.pi * number / 60
+    angle = 2 * np.pi * number / PERIOD
     row = (height - SIDE) * (0.5 + 0.4 * np.sin(angle))
     column = (width - SIDE) * (0.5 + 0.4 * np.cos(angle))
     return int(row), int(column)
@@ -109,6 +111,8 @@ def write_boxes(notes: Path, rows: pd.DataFrame) -> None:
 def write_mfnet(path: Path, classes: int) -> Path:
     """Write a checkpoint of MFNet-3D with random weights, as the published ones are."""
     network = wb.load_model("mfnet3d", classes=[str(n) for n in range(classes)], device="cpu")
+    frames = np.stack(list(moving_square(16, 256, 256)))
+    network = reinitialised(network, [wb.Clip(frames, 25.0)])  # activations as large as usual
     state = {f"module.{name}": value for name, value in network.module.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"epoch": 1, "state_dict": state, "optimizer": {}}, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import workbench as wb
 from workbench.studies.notebooks import run_notebook
@@ -47,6 +48,12 @@ def test_the_layouts_are_read_as_the_official_ones(on_disk: Path) -> None:
     clip = epic.read("50")
     assert clip.fps == pytest.approx(59.94, abs=0.01)
     assert clip.times[-1] > 277
+    boxes = clip.boxes[:, 0]
+    known = np.flatnonzero(np.isfinite(boxes).all(1))
+    assert len(known) == 16
+    middle = ((boxes[:, :2] + boxes[:, 2:]) / 2).astype(int)
+    colours = [clip.frames[frame, middle[frame, 1], middle[frame, 0]] for frame in known]
+    assert np.abs(np.array(colours, int) - (230, 60, 30)).max() < 60  # on the square, all of them
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -116,6 +117,11 @@ def _labels(folder: Path) -> dict[str, pd.DataFrame]:
 def _times(folder: Path) -> dict[str, pd.Series]:
     """Return seconds by object frame for the videos of the correspondence file, where there is one."""
     if not (folder / _CORRESPONDENCE).is_file():
+        warnings.warn(
+            f"no {folder / _CORRESPONDENCE}: boxes are placed by frame number at {_RATE} fps, which "
+            "can be 2 s off. Get the file from epic-kitchens-55-annotations.",
+            stacklevel=2,
+        )
         return {}
     table = read_table(
         folder / _CORRESPONDENCE, ["video_id", "object_frame", "timestamp"]

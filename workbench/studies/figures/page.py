@@ -45,6 +45,7 @@ WIDTH = 7.0  # both columns of a page
 LABEL = 0.86  # for row titles, at the left
 BAR = 0.56  # for colour bars, at the right
 GAP = 0.03  # between frames
+SMALL = 7  # points, the smallest print
 
 
 class Page:
@@ -162,7 +163,7 @@ def colour_bar(
     bar = page.figure.colorbar(colors, cax=axes, ticks=ticks)
     _finish(bar, ticks)
     axes.tick_params(pad=1.5)
-    axes.set_ylabel(name, labelpad=1)
+    axes.set_ylabel(name, labelpad=1, size=SMALL)  # as long as a row of wide frames is high
 
 
 def flat_colour_bar(
