@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import workbench as wb
-
 from videos import write_video
+
+import workbench as wb
 from workbench.studies.randomisation import reinitialised
 
 TRAIN = ("SoccerJuggling/v_SoccerJuggling_g23_c01", "TaiChi/v_TaiChi_g08_c01",

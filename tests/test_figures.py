@@ -177,7 +177,7 @@ def test_segments_of_a_class_and_a_word() -> None:
     assert figures.segments(data, "open") == ["0", "8"]
     assert figures.segments(data, "open", "HEXAGON") == ["8"]
     assert figures.segments(data, "open", most=1) == ["0"]
-    with pytest.raises(ValueError, match="no segment of 'mix'.*there are open, stir"):
+    with pytest.raises(ValueError, match=r"no segment of 'mix'.*there are open, stir"):
         figures.segments(data, "mix")
 
 

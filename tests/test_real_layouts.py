@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import layouts
 import numpy as np
 import pytest
+
 import workbench as wb
 from workbench.studies.notebooks import run_notebook
-
-import layouts
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 pytestmark = pytest.mark.slow

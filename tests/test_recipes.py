@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import workbench as wb
 from videos import read_numbers, write_video
+
+import workbench as wb
 from workbench.studies import recipes
 
 
