@@ -157,6 +157,12 @@ def test_dots_have_a_panel_a_data_set_and_a_row_a_method(means):
     assert (row["low"], row["high"]) in ends
 
 
+def test_dots_leave_a_row_empty_where_a_method_was_not_measured(means):
+    some = means[(means["method"] != "chance") | (means["data"] == "samples, pair")]
+    axes = charts.dots(some, "deletion").axes
+    assert [len(ax.lines) for ax in axes] == [2, 4]  # an interval and a mean for each method
+
+
 def test_curves_have_a_panel_a_metric_and_a_band_a_data_set(means):
     figure = charts.curves(means.assign(x=1.0), "x", ["deletion", "share"], label="x", log=True)
     assert [ax.get_title() for ax in figure.axes] == ["deletion", "share"]
