@@ -39,7 +39,7 @@ MAP = 0.24  # inches, the side of a small map
 
 
 def method_figure(
-    ex: Explanation, tube: Tube, clip: Clip, features: int = 3, count: int = 6
+    ex: Explanation, tube: Tube, clip: Clip, features: int = 3, count: int = 8
 ) -> Figure:
     """Draw Fig. 1: from activation maps to a tube, step by step, and the tubes of single features.
 

@@ -18,7 +18,7 @@ __all__ = ["overlay_figure"]
 DIMMED = LinearSegmentedColormap.from_list("dimmed", [(20 / 255,) * 3, (1.0,) * 3])
 
 
-def overlay_figure(panels: Sequence[Panel], count: int = 6) -> Figure:
+def overlay_figure(panels: Sequence[Panel], count: int = 7) -> Figure:
     """Draw Fig. 2: for each clip its frames with their times, its heat tube and its focus tube."""
     heights = [frame_size(panel.clip, count)[1] for panel in panels]
     with matplotlib.style.context(STYLE):
