@@ -12,6 +12,8 @@ import torch
 from videos import read_numbers, write_video
 
 import workbench as wb
+from workbench import __main__ as command
+from workbench.datasets import places
 from workbench.studies import recipes
 
 
@@ -90,6 +92,26 @@ def test_top_1_top_5_and_confusion() -> None:
     counts = recipes.confusion(table)
     assert counts.loc["a"].tolist() == [2, 0, 0]
     assert counts.loc["b"].tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("source", ["ucf101", "epic-kitchens"])
+def test_clips_to_learn_from_to_choose_by_and_to_test_on_are_apart(source: str) -> None:
+    names = [set(part.index.index) for part in recipes.parts_of(source)]
+    assert all(names)
+    assert len(set.union(*names)) == sum(map(len, names))
+
+
+def test_the_command_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["fine-tune", "ucf101", "--checkpoint", str(tmp_path / "kinetics.pth")]
+    monkeypatch.setattr(places, "DATA", wb.samples.FOLDER.parent)
+    monkeypatch.delenv("WORKBENCH_UCF101", raising=False)
+    assert command.main(arguments) == 1
+    assert "no ucf101 here" in capsys.readouterr().err
+    monkeypatch.setenv("WORKBENCH_UCF101", str(wb.samples.FOLDER / "ucf101"))
+    assert command.main(arguments) == 1
+    assert "kinetics.pth" in capsys.readouterr().err
 
 
 def test_the_recipe_writes_a_checkpoint_in_the_published_layout(tmp_path: Path) -> None:

@@ -199,9 +199,13 @@ def _add_fine_tune(commands: Commands) -> None:
 
 def fine_tune(options: argparse.Namespace) -> int:
     """Fine-tune MFNet-3D, or resume it, test it, and write to results/ucf101 or epic_kitchens."""
+    from .datasets.places import find_data
     from .models.zoo import load_model
     from .studies import recipes
 
+    if not find_data(options.data).real:
+        print(f"fine-tune: no {options.data} here; data/README.md says how", file=sys.stderr)
+        return 1
     output = ROOT / "results" / options.data.replace("-", "_")
     try:
         model = load_model("mfnet3d", checkpoint=options.checkpoint)
