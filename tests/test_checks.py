@@ -64,6 +64,7 @@ def kitchen(tmp_path) -> Path:
     return root
 
 
+@pytest.mark.filterwarnings("ignore:no .*correspondence")
 def test_whole_data_sets_have_no_problems(ucf, kitchen):
     report = check(ucf.parent, decode=True)
     assert report.ok, report.text()
@@ -146,6 +147,7 @@ def test_a_wrong_root_is_reported(tmp_path, place):
     assert said[place] in report.text()
 
 
+@pytest.mark.filterwarnings("ignore:no .*correspondence")
 def test_lists_without_splits_and_columns_that_lack_are_reported(ucf, kitchen):
     for name in ("trainlist01.txt", "testlist01.txt"):
         (ucf / "ucfTrainTestlist" / name).unlink()

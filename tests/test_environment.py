@@ -22,17 +22,15 @@ else:
 ROOT = Path(__file__).resolve().parents[1]
 PINS = runpy.run_path(str(ROOT / ".ci" / "pins.py"))
 CONDA_NAMES = PINS["CONDA"]
-NOT_INSTALLED = {"cluster"}  # until something imports it
 PYTHON_311 = {**default_environment(), "python_version": "3.11", "python_full_version": "3.11.9"}
 
 
 def direct_dependencies(pyproject: str) -> dict[str, Requirement]:
-    """Return what pyproject.toml asks for by canonical name, with all extras that are installed."""
+    """Return what pyproject.toml asks for by canonical name, with all extras."""
     project = tomllib.loads(pyproject)["project"]
     lines = list(project["dependencies"])
-    for extra, more in project["optional-dependencies"].items():
-        if extra not in NOT_INSTALLED:
-            lines += more
+    for more in project["optional-dependencies"].values():
+        lines += more
     requirements = map(Requirement, lines)
     found = {canonicalize_name(requirement.name): requirement for requirement in requirements}
     found.pop(project["name"])

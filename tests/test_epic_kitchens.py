@@ -471,6 +471,7 @@ def box_labels(
         )
 
 
+@pytest.mark.filterwarnings("ignore:no .*correspondence")
 def test_boxes_are_those_of_the_nearest_annotated_frame_in_the_clips_pixels(tmp_path, kitchens):
     """The video has 128×32 pixels, its annotations were made at 256×64: everything is halved."""
     notes = annotate(tmp_path, [segment(0, 0.4, 2.4), segment(1, 5, 6)], 55)
@@ -503,6 +504,14 @@ def test_boxes_are_those_of_the_nearest_annotated_frame_in_the_clips_pixels(tmp_
     ].boxes.shape == (16, 3, 4)
 
 
+def test_boxes_placed_without_the_correspondence_file_come_with_a_warning(tmp_path, kitchens):
+    notes = annotate(tmp_path, [segment(0, 0.1, 2)], 55)
+    box_labels(notes, [(0, 30, "[(0, 0, 64, 256)]")])
+    data = wb.epic_kitchens(kitchens["video"], 55, "train", annotations=notes)
+    with pytest.warns(UserWarning, match="object_action_correspondence.csv: .*2 s off"):
+        assert data["0"].boxes is not None
+
+
 def test_boxes_go_by_the_times_of_the_correspondence_file(tmp_path, kitchens):
     notes = annotate(tmp_path, [segment(0, 0.1, 2)], 55)
     box_labels(notes, [(0, 30, "[(0, 0, 64, 256)]"), (0, 90, "[(0, 0, 64, 128)]")], {30: 1.0})
@@ -513,6 +522,7 @@ def test_boxes_go_by_the_times_of_the_correspondence_file(tmp_path, kitchens):
     assert np.isnan(right[clip.times < 0.74]).all()
 
 
+@pytest.mark.filterwarnings("ignore:no .*correspondence")
 @pytest.mark.parametrize(
     ("file", "text", "complaint"),
     [

@@ -145,7 +145,40 @@ def test_comparison_takes_a_tube_of_fewer_frames(clip: wb.Clip, ex: wb.Explanati
     half = replace(tube, volume=tube.volume[::2], times=tube.times[::2])
     square = figures.Panel("TSN", clip.select(range(0, 16, 2)).crop(0, 40, 240, 240), half)
     figure = figures.comparison_figure(clip, [square, panel(clip, ex)])
-    assert figure.get_figheight() > drawn("comparison", clip, ex).get_figheight()
+    pictures = [axes.images for axes in figure.axes if len(axes.images) > 1]
+    boxes = [images[0].get_window_extent() for images in pictures]
+    assert [box.width / box.height for box in boxes] == pytest.approx([4 / 3, 1, 4 / 3], rel=0.01)
+    assert len({round(box.height) for box in boxes}) == 1
+
+
+def test_comparison_draws_the_boxes_over_the_tubes_too() -> None:
+    """Also over a cut-out, whose box starts elsewhere."""
+    frames = np.zeros((8, 40, 80, 3), np.uint8)
+    box = np.tile(np.float32([40, 10, 50, 30]), (8, 1))
+    clip = wb.Clip(frames, 10.0, actions=(wb.Action("lift", 0.0, 0.65, box),))
+    cut = clip.crop(0, 20, 40, 40)  # the middle: the box now starts at half of its width
+    volume = np.arange(8.0, dtype=np.float32)[:, None, None].repeat(4, 1).repeat(4, 2)
+    tube = wb.Tube(volume, 0, "lift", None, np.array([0]), 1, volume, times=clip.times)
+    panels = [figures.Panel("all", clip, tube), figures.Panel("cut", cut, tube)]
+    figure = figures.comparison_figure(clip, panels, count=8)
+    rows = [axes for axes in figure.axes if len(axes.images) > 1]
+    assert [len(axes.patches) for axes in rows] == [14, 14, 14]  # black and white, seven frames
+    for axes, share in zip(rows, (0.5, 0.5, 0.5)):
+        left, right = axes.images[0].get_extent()[:2]
+        outline = axes.patches[0]
+        assert outline.get_x() == pytest.approx(left + share * (right - left), abs=0.01)
+        assert (outline.get_y(), outline.get_height()) == pytest.approx((0.25, 0.5))
+    widths = [axes.patches[0].get_width() / np.diff(axes.get_xlim())[0] for axes in rows]
+    assert widths[2] == pytest.approx(widths[0], rel=0.02)  # the same scale in all rows
+
+
+def test_segments_of_a_class_and_a_word() -> None:
+    data = figures.labelled("epic")
+    assert figures.segments(data, "open") == ["0", "8"]
+    assert figures.segments(data, "open", "HEXAGON") == ["8"]
+    assert figures.segments(data, "open", most=1) == ["0"]
+    with pytest.raises(ValueError, match=r"no segment of 'mix'.*there are open, stir"):
+        figures.segments(data, "mix")
 
 
 def strips(figure: Figure) -> list[list[np.ndarray]]:
@@ -266,7 +299,8 @@ def test_film_names_its_rows_and_keeps_the_time(clip: wb.Clip) -> None:
     }
     shown = figures.film(rows, clip.times, height=60)
     assert len(shown) == len(clip)
-    assert shown.shape[1] > 3 * 60
+    assert shown.shape[1] > 60
+    assert shown.shape[2] >= 640
     assert shown.dtype == np.uint8
     assert not np.array_equal(shown[0], shown[8])
 

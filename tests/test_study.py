@@ -22,6 +22,8 @@ def test_parts_cover_every_clip_of_every_split_once():
         ("centred", 4, 50),
         ("randomisation", 4, 50),
         ("shares", 2, 25),
+        ("movement", 4, 25),
+        ("controls", 4, 6),
     ):
         mine = [part for part in parts if part.what == what]
         clips = [name for part in mine for name in part.data.index.index]
@@ -62,10 +64,53 @@ def test_gradient_weights_are_the_class_weights_on_the_shipped_network():
     )
 
 
+def test_controls_know_no_class_or_another():
+    mfnet = wb.load_model("samples/mfnet", device="cpu")
+    clip = mfnet.input.view(next(iter(wb.samples.dataset("pair", 1, seed=4))))
+    first, second = (action.label for action in clip.actions)
+    controls = study.controls(mfnet)
+    assert (controls["class-blind"](clip, first) == controls["class-blind"](clip, second)).all()
+    assert controls["other action"](clip, first).label == second
+    assert controls["absent class"](clip, first).label not in (first, second)
+    ex = wb.explain(mfnet, clip)
+    mean = ex.activations.mean(0).numpy()
+    corners = np.ix_([0, -1], [0, -1], [0, -1])  # a spline passes through the ends
+    blind = controls["class-blind"](clip, first)
+    np.testing.assert_allclose(blind[corners], mean[corners], atol=1e-4)
+    top = int(ex.channels(first, top=1)["channel"].iloc[0])
+    assert controls["one feature"](clip, first).label == f"feature {top}"
+
+
+def test_untrained_networks_differ_from_the_trained_one_and_from_each_other():
+    mfnet = wb.load_model("samples/mfnet", device="cpu")
+    clip = mfnet.input.view(wb.samples.make_clip("stir", seed=5))
+    volumes = [method(clip, "stir").volume for method in study.untrained(mfnet).values()]
+    volumes.append(wb.explain(mfnet, clip).tube("stir").volume)
+    assert len(volumes) == study.FRESH + 1
+    likeness = np.corrcoef([volume.ravel() for volume in volumes])
+    assert np.abs(likeness[np.triu_indices(len(volumes), 1)]).max() < 0.9
+
+
+@pytest.mark.parametrize(("direction", "expected"), [(1, 1.0), (-1, -1.0)])
+def test_heights_of_tube_and_object(direction, expected):
+    """The object goes down a row a frame; the tube does so as well, or the other way round."""
+    rows = np.arange(6)
+    box = np.stack([np.full(6, 2), rows, np.full(6, 4), rows + 2], axis=1).astype(np.float32)
+    frames = np.zeros((6, 8, 8, 3), np.uint8)
+    clip = wb.Clip(frames, 10.0, actions=(wb.Action("lower", 0.0, 1.0, box),))
+    volume = np.zeros((6, 8, 8), np.float32)
+    for frame in range(6):
+        volume[frame, 1 + frame if direction > 0 else 6 - frame, 3] = 1
+    tube = wb.Tube(volume, 0, "lower", None, np.array([0]), 1, volume)
+    assert study.follows_height(tube, clip) == pytest.approx(expected)
+    still = wb.Tube(np.ones_like(volume), 0, "lower", None, np.array([0]), 1, volume)
+    assert np.isnan(study.follows_height(still, clip))
+
+
 @pytest.mark.slow
 def test_what_is_measured_already_is_not_measured_again(tmp_path, monkeypatch):
     done, missing = study.Part("methods", "edge", 0, 2), study.Part("methods", "pair", 0, 2)
-    others = [study.Part(what, "edge", 0, 2) for what in ("shares", "centred", "randomisation")]
+    others = [study.Part(what, "edge", 0, 2) for what in study.TABLES[1:]]
     monkeypatch.setattr(study, "parts", lambda clips: [done, missing, *others])
     kept = pd.DataFrame(
         {"data": ["samples, edge"], "clip": ["kept"], "method": ["kept"], "deletion": [0.5]}
@@ -110,6 +155,12 @@ def test_dots_have_a_panel_a_data_set_and_a_row_a_method(means):
     row = means[(means["metric"] == "deletion") & (means["method"] == "tube")].iloc[0]
     ends = [tuple(line.get_xdata()) for line in figure.axes[0].lines]
     assert (row["low"], row["high"]) in ends
+
+
+def test_dots_leave_a_row_empty_where_a_method_was_not_measured(means):
+    some = means[(means["method"] != "chance") | (means["data"] == "samples, pair")]
+    axes = charts.dots(some, "deletion").axes
+    assert [len(ax.lines) for ax in axes] == [2, 4]  # an interval and a mean for each method
 
 
 def test_curves_have_a_panel_a_metric_and_a_band_a_data_set(means):

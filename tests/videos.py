@@ -47,6 +47,7 @@ def write_video(
     *,
     codec: str = "libx264",
     fps: int = 25,
+    rate: Fraction | None = None,
     times: Iterable[float] | None = None,
     gop: int = 12,
     b_frames: int = 2,
@@ -55,6 +56,7 @@ def write_video(
     """Write frames 0, 1, 2, … as a video and return its path.
 
     `times` in seconds, to the millisecond, make the frame rate variable; `frames` may be pictures.
+    `rate` is a frame rate that is no whole number, in place of `fps`.
     """
     if isinstance(frames, int):
         frames = (picture(number) for number in range(frames))
@@ -63,12 +65,12 @@ def write_video(
     if codec == "libx264":
         defaults = {"bf": str(b_frames), "preset": "ultrafast"}
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=fps)
+        stream = container.add_stream(codec, rate=rate or fps)
         context = stream.codec_context
         context.pix_fmt = "yuv420p"
         context.gop_size = gop
         context.max_b_frames = b_frames
-        context.time_base = Fraction(1, fps) if ticks is None else Fraction(1, 1000)
+        context.time_base = 1 / (rate or Fraction(fps)) if ticks is None else Fraction(1, 1000)
         context.options = {**defaults, **(options or {})}
         for number, pixels in enumerate(frames):
             if number == 0:

@@ -268,6 +268,45 @@ def check_data(options: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
+def _add_fine_tune(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "fine-tune", help="make the checkpoint of the figures: MFNet-3D on UCF-101 or EPIC's verbs"
+    )
+    parser.add_argument("data", choices=("ucf101", "epic-kitchens"))
+    parser.add_argument("--checkpoint", required=True, help="MFNet-3D trained on Kinetics")
+    parser.add_argument("--epochs", type=int, default=20, help="(default: 20)")
+    parser.add_argument("--batch", type=int, default=16, help="clips in a step (default: 16)")
+    parser.add_argument("--clips", type=int, default=10, help="windows per test clip (default: 10)")
+    parser.set_defaults(run=fine_tune)
+
+
+def fine_tune(options: argparse.Namespace) -> int:
+    """Fine-tune MFNet-3D, or resume it, test it, and write to results/ucf101 or epic_kitchens."""
+    from .datasets.places import find_data
+    from .models.zoo import load_model
+    from .studies import recipes
+
+    if not find_data(options.data).real:
+        print(f"fine-tune: no {options.data} here; data/README.md says how", file=sys.stderr)
+        return 1
+    output = ROOT / "results" / options.data.replace("-", "_")
+    try:
+        model = load_model("mfnet3d", checkpoint=options.checkpoint)
+        result = recipes.train_and_test(
+            model,
+            recipes.parts_of(options.data),
+            output,
+            clips=options.clips,
+            epochs=options.epochs,
+            batch=options.batch,
+        )
+    except (OSError, ValueError) as error:
+        print(f"fine-tune: {error}", file=sys.stderr)
+        return 1
+    print(f"\n{result.round(3).to_string()}\n\nCheckpoint and tables: {output}")
+    return 0
+
+
 def _add_makers(commands: Commands) -> None:
     parser = commands.add_parser("make-samples", help="build data/samples from its seeds")
     parser.set_defaults(run=make_samples)
@@ -298,6 +337,7 @@ ADDERS = (
     _add_score,
     _add_sweep,
     _add_study,
+    _add_fine_tune,
     _add_check_data,
     _add_makers,
 )

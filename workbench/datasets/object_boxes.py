@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -133,6 +134,11 @@ def _times(folder: Path) -> dict[str, pd.Series]:
     """Return seconds by object frame for the videos of the correspondence file, if there is one."""
     path = folder / _CORRESPONDENCE
     if not path.is_file():
+        warnings.warn(
+            f"no {path}: boxes are placed by frame number at {_RATE} fps, which can be 2 s off. "
+            "Get the file from epic-kitchens-55-annotations.",
+            stacklevel=2,
+        )
         return {}
     table = read_table(path, ["video_id", "object_frame", "timestamp"])
     table = table.drop_duplicates(["video_id", "object_frame"])

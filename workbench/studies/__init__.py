@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "evaluation",
         "figures",
         "randomisation",
+        "recipes",
         "sample_files",
         "scoring",
         "study",

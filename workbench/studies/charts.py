@@ -52,6 +52,8 @@ def dots(
         for ax, panel in zip(axes[0], panels):
             rows = part[part["data"] == panel].set_index("method")
             for place, method in enumerate(methods):
+                if method not in rows.index:  # measured on other panels only
+                    continue
                 row = rows.loc[method]
                 colour = HIGHLIGHTED if method in highlight else OTHERS
                 ax.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=1.6)

@@ -32,7 +32,7 @@ from ..models.video_model import VideoModel
 from ..saliency.explaining import explain
 from ..saliency.explanation import Explanation
 from ..saliency.tubes import Tube
-from .randomisation import randomised
+from .randomisation import randomised, reinitialised
 
 __all__ = [
     "Method",
@@ -50,53 +50,62 @@ Method = Callable[[Clip, str], Tube | np.ndarray]
 # Boxes grow by this share of the frame and intervals by this share of the clip: maps are no finer.
 # Half a cell of an 8×7×7 map is 0.06 of the clip and 0.07 of the frame.
 TOLERANCE = 0.05
+CALIBRATION = 8  # clips that the batch norms of the network with fresh weights are calibrated on
 WIDE = f" ±{TOLERANCE:.0%}"
 
 
 def evaluate(
     model: VideoModel, data: Dataset, *, seed: int = 0, progress: bool = True
 ) -> pd.DataFrame:
-    """Classify every clip of a data set, and test each action's tube against three baselines.
+    """Classify every clip of a data set, and test each action's tube against four baselines.
 
     Args:
-        model: the network; a copy with shuffled weights is one of the baselines.
+        model: the network; copies with shuffled and with fresh weights are among the baselines.
         data: clips with annotated `actions`, boxes included (`wb.samples.dataset`).
-        seed: of the shuffled weights.
+        seed: of the shuffled and of the fresh weights.
         progress: whether to show a bar.
 
     Returns:
         A DataFrame, a row per annotated action: clip, class, `correct` (the predicted class is one
-            of the
-        clip's actions), `probability` of the class; and for `tube`, `random weights`, `centre
-        Gaussian` and `frame difference` whether the largest voxel lies in the action's box, in its
-        interval, both grown by `TOLERANCE`. `tube, strict in time` is the tube with the interval as
-        annotated.
+        of the clip's actions), `probability` of the class; and for `tube`, `random weights`, `fresh
+        weights`, `centre Gaussian` and `frame difference` whether the largest voxel lies in the
+        action's box, in its interval, both grown by `TOLERANCE`. `tube, strict in time` is the tube
+        with the interval as annotated.
 
     Raises:
         ValueError: a clip has no annotated action with boxes.
     """
-    untrained = randomised(model, seed)
+    some = [_read(data, name, model) for name in data.index.index[:CALIBRATION]]
+    networks = {
+        "tube": model,
+        "random weights": randomised(model, seed),
+        "fresh weights": reinitialised(model, some, seed),
+    }
     rows: list[dict[str, object]] = []
     for name in tqdm(data.index.index, desc=data.title, disable=not progress):
-        clip = data.read(name, frames=model.input.frames, stride=model.input.stride)
+        clip = _read(data, name, model)
         _require_actions(clip, name)
-        ex, ex_untrained = explain(model, clip), explain(untrained, clip)
+        explained = {key: explain(network, clip) for key, network in networks.items()}
+        ex = explained["tube"]
         labels = [action.label for action in clip.actions]
         correct = ex.classes[ex.class_id()] in labels
         for number, label in enumerate(labels):
             probability = float(ex.probabilities[ex.class_id(label)])
             row = {"clip": name, "class": label, "correct": correct, "probability": probability}
-            rows.append(row | _hits(ex, ex_untrained, number=number))
+            rows.append(row | _hits(explained, number=number))
     return pd.DataFrame(rows)
 
 
-def _hits(ex: Explanation, ex_untrained: Explanation, *, number: int) -> dict[str, bool]:
+def _read(data: Dataset, name: str, model: VideoModel) -> Clip:
+    return data.read(name, frames=model.input.frames, stride=model.input.stride)
+
+
+def _hits(explained: Mapping[str, Explanation], *, number: int) -> dict[str, bool]:
     """Tell for the tube of an action and for each baseline whether it points at the action."""
-    clip = ex.clip
+    clip = explained["tube"].clip
     label = clip.actions[number].label
     volumes = {
-        "tube": ex.tube(label).volume,
-        "random weights": ex_untrained.tube(label).volume,
+        **{name: ex.tube(label).volume for name, ex in explained.items()},
         "centre Gaussian": centre_gaussian((len(clip), *clip.size)),
         "frame difference": frame_difference(clip),
     }
@@ -294,7 +303,7 @@ def _perturbation(
     steps: int | Sequence[float],
 ) -> dict[str, object]:
     """Return how much the network needs what a volume marks."""
-    seed = _seed_of(clip)
+    seed = seed_of(clip)
     deleted = deletion(score, clip, volume, steps=steps, baseline=baseline, seed=seed)
     inserted = insertion(score, clip, volume, steps=steps, baseline=baseline, seed=seed)
     probability = float(deleted.score[0])
@@ -328,7 +337,7 @@ def baselines(model: VideoModel, seed: int = 0) -> dict[str, Method]:
         "centre Gaussian": lambda clip, label: centre_gaussian((len(clip), *clip.size)),
         "frame difference": lambda clip, label: frame_difference(clip),
         "random order": lambda clip, label: random_order(
-            (len(clip), *clip.size), seed=_seed_of(clip, label, seed)
+            (len(clip), *clip.size), seed=seed_of(clip, label, seed)
         ),
     }
 
@@ -401,6 +410,6 @@ def _tolerance_of(clip: Clip) -> float:
     return TOLERANCE * len(clip) * float(np.diff(clip.times).mean())
 
 
-def _seed_of(clip: Clip, *more: object) -> int:
+def seed_of(clip: Clip, *more: object) -> int:
     """Return a seed of the clip's own, so that random orders differ from clip to clip."""
     return zlib.crc32("/".join(map(str, (clip.name, *more))).encode())

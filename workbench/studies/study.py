@@ -14,6 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
@@ -26,9 +27,9 @@ from ..models.video_model import VideoModel
 from ..models.zoo import load_model
 from ..saliency.explaining import explain
 from ..saliency.explanation import Explanation
-from ..saliency.tubes import Tube, tau_for_share
-from .evaluation import Method, baselines, faithfulness
-from .randomisation import cascading_randomisation
+from ..saliency.tubes import Tube, tau_for_share, upsample
+from .evaluation import Method, baselines, faithfulness, seed_of
+from .randomisation import cascading_randomisation, reinitialised
 
 __all__ = [
     "SEED",
@@ -37,18 +38,23 @@ __all__ = [
     "TABLES",
     "Part",
     "centred",
+    "controls",
+    "follows_height",
     "measure",
     "methods",
     "parts",
     "recorded",
     "run",
     "shares",
+    "untrained",
 ]
 
 SEED = 3  # of the clips; `evaluate` measures on those of seed 2
-STEPS = 8  # of deletion and insertion: means are within 0.02 of the area that 40 steps give
+STEPS = 8  # of deletion and insertion: means, not single clips, are within 0.02 of 40 steps'
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.1, 0.05, 0.02)  # of the features kept
-TABLES = ("methods", "centred", "shares", "randomisation")
+TABLES = ("methods", "centred", "shares", "randomisation", "controls", "movement")
+FRESH = 3  # networks with fresh weights
+VERTICAL = ("lift", "lower")  # the classes whose object changes its height
 PART = 20  # clips in a part, the most that an interruption loses for each worker
 RECORD = FOLDER.parent / "study"
 
@@ -81,6 +87,71 @@ def centred(mfnet: VideoModel) -> dict[str, Method]:
     """
     by_mfnet = _explainer(mfnet)
     return {"MFNet, cells centred": lambda clip, label: by_mfnet(clip).tube(label, centred=True)}
+
+
+def controls(mfnet: VideoModel) -> dict[str, Method]:
+    """Return maps that a tube has to beat before its class weights can be credited.
+
+    `class-blind` is the mean of all activation maps, so it is the same for every class. `absent
+    class` is the tube of a class that the clip does not show, `other action` that of the clip's
+    other action (in a clip of one action it is the action's own tube). `one feature` is the map of
+    the feature that contributes most.
+    """
+    by_mfnet = _explainer(mfnet)
+
+    def class_blind(clip: Clip, label: str) -> np.ndarray:
+        ex = by_mfnet(clip)
+        return upsample(ex.activations.mean(0), (len(clip), *clip.size)).cpu().numpy()
+
+    def absent_class(clip: Clip, label: str) -> Tube:
+        shown = {action.label for action in clip.actions}
+        others = [name for name in mfnet.classes or () if name not in shown]
+        return by_mfnet(clip).tube(others[seed_of(clip, label) % len(others)])
+
+    def other_action(clip: Clip, label: str) -> Tube:
+        others = [action.label for action in clip.actions if action.label != label]
+        return by_mfnet(clip).tube(others[0] if others else label)
+
+    def one_feature(clip: Clip, label: str) -> Tube:
+        ex = by_mfnet(clip)
+        return ex.feature_tube(int(ex.channels(label, top=1)["channel"].iloc[0]))
+
+    return {
+        "class-blind": class_blind,
+        "absent class": absent_class,
+        "other action": other_action,
+        "one feature": one_feature,
+    }
+
+
+def untrained(mfnet: VideoModel) -> dict[str, Method]:
+    """Return the tubes of `FRESH` networks with fresh weights and calibrated batch norms."""
+    clips = list(dataset("decorrelated", 8, seed=SEED + 1))
+    explained = [_explainer(reinitialised(mfnet, clips, seed=seed)) for seed in range(FRESH)]
+    return {f"fresh weights {seed}": _own_tube(by) for seed, by in enumerate(explained)}
+
+
+def _own_tube(explained: Callable[[Clip], Explanation]) -> Method:
+    return lambda clip, label: explained(clip).tube(label)
+
+
+def follows_height(tube: Tube, clip: Clip) -> float:
+    """Return the correlation over an action's frames of the tube's height with the object's.
+
+    The tube's height in a frame is the centroid of its positive values; the object's is the middle
+    of its box. NaN with fewer than three frames, or if either height does not change.
+    """
+    boxes = clip.action_boxes()
+    frames = np.isfinite(boxes).all(1) & (tube.volume.max((1, 2)) > 0)
+    if frames.sum() < 3:
+        return float("nan")
+    positive = tube.volume[frames].clip(min=0)
+    rows = np.arange(positive.shape[1]) + 0.5
+    centroid = (positive.sum(2) * rows).sum(1) / positive.sum((1, 2))
+    middle = boxes[frames][:, [1, 3]].mean(1)
+    if not (np.ptp(centroid) > 0 and np.ptp(middle) > 0):
+        return float("nan")
+    return float(np.corrcoef(centroid, middle)[0, 1])
 
 
 def _strongest_features(model: VideoModel, share: float) -> Method:
@@ -125,10 +196,16 @@ class Part:
 
 
 def parts(clips: int = 200) -> list[Part]:
-    """Return all parts: each table on `clips` of each split, shares on half as many of two."""
+    """Return all parts: each table on `clips` of each split, unless this says otherwise.
+
+    Shares are measured on half as many of two splits, movement on half as many of each, and
+    controls on an eighth.
+    """
     half = max(2, clips // 2)
     by_what = {what: [(split, clips) for split in SPLITS] for what in TABLES}
     by_what["shares"] = [("decorrelated", half), ("pair", half)]
+    by_what["movement"] = [(split, half) for split in SPLITS]
+    by_what["controls"] = [(split, max(2, clips // 8)) for split in SPLITS]
     return [
         Part(what, split, first, size)
         for what, splits in by_what.items()
@@ -147,13 +224,21 @@ def measure(part: Part) -> pd.DataFrame:
     mfnet = load_model("samples/mfnet", device="cpu")
     if part.what == "randomisation":
         return _measure_randomisation(mfnet, part)
+    if part.what == "movement":
+        return _measure_movement(mfnet, part)
     if part.what == "methods":
         compared = methods(mfnet, load_model("samples/tsn", device="cpu"))
     else:
-        compared = {"shares": shares, "centred": centred}[part.what](mfnet)
-    return faithfulness(
+        tables = {"shares": shares, "centred": centred, "controls": controls}
+        compared = tables[part.what](mfnet)
+    table = faithfulness(
         compared, part.data, mfnet.input, score=mfnet.score, steps=part.steps, progress=False
     )
+    if part.what != "controls":
+        return table
+    # Whether the trained network needs what an untrained one marks is no question of interest.
+    located = faithfulness(untrained(mfnet), part.data, mfnet.input, progress=False)
+    return pd.concat([table, located], ignore_index=True)
 
 
 def _measure_randomisation(mfnet: VideoModel, part: Part) -> pd.DataFrame:
@@ -163,6 +248,28 @@ def _measure_randomisation(mfnet: VideoModel, part: Part) -> pd.DataFrame:
         table = cascading_randomisation(mfnet, clip, clip.label, seed=number)
         tables.append(table.assign(data=part.data.title, clip=name))
     return pd.concat(tables)
+
+
+def _measure_movement(mfnet: VideoModel, part: Part) -> pd.DataFrame:
+    """Measure for each clip what needs no second method: heights, and which classes come first."""
+    rows = []
+    for name in part.data.index.index:
+        ex = explain(mfnet, part.data.read(name, frames=mfnet.input.frames))
+        labels = [action.label for action in ex.clip.actions]
+        height = float("nan")
+        if labels[0] in VERTICAL:
+            height = follows_height(ex.tube(labels[0]), ex.clip)
+        top = ex.top(len(labels))["class"].tolist()
+        rows.append(
+            {
+                "data": part.data.title,
+                "clip": name,
+                "class": labels[0],
+                "height correlation": height,
+                "actions on top": set(top) == set(labels),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def run(folder: str | Path, clips: int = 200, workers: int = 2) -> dict[str, pd.DataFrame]:
@@ -203,7 +310,8 @@ def _write_table(path: Path, table: pd.DataFrame, **options: Any) -> None:
 def recorded(what: str = "methods") -> pd.DataFrame:
     """Return a shipped table.
 
-    `methods`, `centred` and `randomisation` are on 200 clips of each split, `shares` on 100 of two.
+    `methods`, `centred` and `randomisation` are on 200 clips of each split, `shares` on 100 of two,
+    `movement` on 100 of each, and `controls` on 25 of each.
 
     Raises FileNotFoundError outside a checkout, KeyError for another table.
     """

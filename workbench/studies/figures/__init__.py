@@ -7,12 +7,13 @@ layout."""
 from .figure1 import method_figure
 from .figure2 import overlay_figure
 from .figure3 import comparison_figure
-from .printed import Panel, enlarged, print_view
+from .printed import Panel, boxed, enlarged, print_view
 from .saving import film, preview, save
-from .sources import labelled, network, surrounded
+from .sources import labelled, network, segments, surrounded
 
 __all__ = [
     "Panel",
+    "boxed",
     "comparison_figure",
     "enlarged",
     "film",
@@ -23,5 +24,6 @@ __all__ = [
     "preview",
     "print_view",
     "save",
+    "segments",
     "surrounded",
 ]

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from ...clips.clip import Clip
 from ...metrics.temporal import temporal_auc
 from ...saliency.tubes import Tube
-from .page import COLORS, GAP, LABEL, STYLE, WIDTH, Page, frame_size, heat_bar, picks, strip
+from .page import COLORS, GAP, LABEL, STYLE, WIDTH, Page, extent, frame_size, heat_bar, picks, strip
 from .printed import Panel
 
 __all__ = ["comparison_figure"]
@@ -28,7 +28,7 @@ def comparison_figure(
 
     Args:
         clip: at the size to print, with an annotated action; its boxes, if it has any, are drawn in
-            the frames of its interval.
+            the frames of its interval, and over the tubes.
         panels: for each network its name, the clip as it sees it, and the tube. A tube of other
             frames than the clip's, the segments of a TSN, is shown by its frame nearest in time.
         title: over the figure.
@@ -41,37 +41,40 @@ def comparison_figure(
         raise ValueError(
             "expected a clip with an annotated action: `surrounded` reads a data set's segment so"
         )
-    row_clips = [clip, *(panel.clip for panel in panels)]
-    rows = [frame_size(row_clip, count)[1] + GAP for row_clip in row_clips]
+    _, height = frame_size(clip, count)
+    row = height + GAP
     chosen = picks(len(clip), count)
     times = clip.times[chosen]
     with matplotlib.style.context(STYLE):
-        page = Page(0.36 + sum(rows) + 1.68)
+        page = Page(0.36 + row * (1 + len(panels)) + 1.68)
         page.title(0.02, title)
         axes = strip(page, 0.36, clip.frames[chosen], "frames, box\nannotated", times)
-        if clip.actions[0].boxes is not None:
-            _draw_action_boxes(axes, clip, chosen)
-        y = 0.36 + rows[0]
-        for panel, row in zip(panels, rows[1:]):
+        _draw_action_boxes(axes, clip, chosen, height=height)
+        y = 0.36 + row
+        for panel in panels:
             nearest = np.abs(_times(panel.tube)[None] - times[:, None]).argmin(1)
-            strip(page, y, panel.heat[nearest], panel.title)
+            # A square cut-out of a wide picture keeps the row's height, and its aspect.
+            axes = strip(page, y, panel.heat[nearest], panel.title, height=height)
+            _draw_action_boxes(axes, panel.clip, nearest, height=height)
             y += row
-        heat_bar(page, 0.36 + rows[0], sum(rows[1:]) - GAP)
+        heat_bar(page, 0.36 + row, row * len(panels) - GAP)
         _draw_timeline(page, y + 0.1, clip, panels, chosen=chosen)
     return page.figure
 
 
-def _draw_action_boxes(axes: Axes, clip: Clip, chosen: np.ndarray) -> None:
+def _draw_action_boxes(axes: Axes, clip: Clip, chosen: np.ndarray, *, height: float) -> None:
     """Draw the boxes of the clip's first action over a strip of the frames `chosen`."""
-    height, width = clip.size
-    share = axes.get_xlim()[1] - len(chosen) + 1  # of a frame in its unit of x; the rest is gap
+    if not clip.actions or clip.actions[0].boxes is None:
+        return
     for number, box in enumerate(clip.action_boxes()[chosen]):
         if not np.isfinite(box).all():
             continue
-        x0, y0, x1, y1 = box / (width, height, width, height)
-        corner, across, down = (number + x0 * share, y0), (x1 - x0) * share, y1 - y0
+        left, right = extent(number, len(chosen), clip.size, height)
+        rows, columns = clip.size
+        x0, x1 = (left + box[[0, 2]] / columns * (right - left)).tolist()
+        y0, y1 = (box[[1, 3]] / rows).tolist()
         for color, weight in (("black", 2.0), ("white", 1.0)):
-            outline = Rectangle(corner, across, down, fill=False, joinstyle="miter")
+            outline = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, joinstyle="miter")
             outline.set(edgecolor=color, linewidth=weight)
             axes.add_patch(outline)
 

@@ -28,6 +28,7 @@ __all__ = [
     "WIDTH",
     "Page",
     "colour_bar",
+    "extent",
     "flat_colour_bar",
     "frame_size",
     "heat_bar",
@@ -44,6 +45,7 @@ WIDTH = 7.0  # both columns of a page
 LABEL = 0.86  # for row titles, at the left
 BAR = 0.56  # for colour bars, at the right
 GAP = 0.03  # between frames
+SMALL = 7  # points, the smallest print
 
 
 class Page:
@@ -92,20 +94,41 @@ def frame_size(clip: Clip, count: int) -> tuple[float, float]:
     return width, width * clip.size[0] / clip.size[1]
 
 
+def extent(number: int, count: int, size: tuple[int, int], height: float) -> tuple[float, float]:
+    """Return where a frame of `size` (H, W) begins and ends along x in a strip of `count`.
+
+    A frame that is narrower than its share of the strip is centred in it.
+    """
+    cell = (WIDTH - LABEL - BAR - (count - 1) * GAP) / count
+    width = min(cell, height * size[1] / size[0])
+    left = number + (cell - width) / 2 / (cell + GAP)
+    return left, left + width / (cell + GAP)
+
+
 def strip(
-    page: Page, y: float, frames: np.ndarray, name: str, times: np.ndarray | None = None
+    page: Page,
+    y: float,
+    frames: np.ndarray,
+    name: str,
+    times: np.ndarray | None = None,
+    *,
+    height: float | None = None,
 ) -> Axes:
     """Draw frames (K, H, W, 3) side by side over the page's width, and return the axes.
 
-    Frame k covers k to k + 1, less the gap, along x, and 0 to 1 down.
+    Frame k covers k to k + 1, less the gap, along x, and 0 to 1 down. `height` in inches is that of
+    another strip whose frames are wider; None: as high as the frames are.
     """
     full = WIDTH - LABEL - BAR
-    width = (full - (len(frames) - 1) * GAP) / len(frames)
-    axes = page.axes(LABEL, y, width=full, height=width * frames.shape[1] / frames.shape[2])
-    share = width / (width + GAP)
+    cell = (full - (len(frames) - 1) * GAP) / len(frames)
+    size = (frames.shape[1], frames.shape[2])
+    if height is None:
+        height = cell * size[0] / size[1]
+    axes = page.axes(LABEL, y, width=full, height=height)
     for number, frame in enumerate(frames):
-        extent = (number, number + share, 1, 0)
-        axes.imshow(frame, extent=extent, interpolation="lanczos", aspect="auto")
+        place = extent(number, len(frames), size, height)
+        axes.imshow(frame, extent=(*place, 1, 0), interpolation="lanczos", aspect="auto")
+    share = cell / (cell + GAP)
     axes.set(xlim=(0, len(frames) - 1 + share), ylim=(1, 0), yticks=[], xticks=[])
     axes.spines[:].set_visible(False)
     if times is not None:
@@ -140,7 +163,7 @@ def colour_bar(
     bar = page.figure.colorbar(colors, cax=axes, ticks=ticks)
     _finish(bar, ticks)
     axes.tick_params(pad=1.5)
-    axes.set_ylabel(name, labelpad=1)
+    axes.set_ylabel(name, labelpad=1, size=SMALL)  # as long as a row of wide frames is high
 
 
 def flat_colour_bar(

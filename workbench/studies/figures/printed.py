@@ -11,8 +11,9 @@ from ...clips.clip import Clip
 from ...models.input_spec import InputSpec
 from ...saliency.tubes import Tube
 from ...views.overlays import focus, heat
+from ...views.pictures import draw_boxes
 
-__all__ = ["Panel", "enlarged", "print_view"]
+__all__ = ["Panel", "boxed", "enlarged", "print_view"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,13 @@ def print_view(clip: Clip, spec: InputSpec) -> Clip:
     rows = round(height * seen_height / resized_height)
     columns = round(width * seen_width / resized_width)
     return clip.crop((height - rows) // 2, (width - columns) // 2, rows, columns)
+
+
+def boxed(frames: np.ndarray, clip: Clip) -> np.ndarray:
+    """Return a clip's frames or overlay with the boxes of its first action, if there are any."""
+    if not clip.actions or clip.actions[0].boxes is None:
+        return frames
+    return draw_boxes(frames, clip.action_boxes())
 
 
 def enlarged(tube: Tube, clip: Clip) -> Tube:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,24 +18,26 @@ from .page import STYLE
 
 __all__ = ["film", "preview", "save"]
 
+NARROWEST = 640  # pixels across a film
+
 
 def film(rows: Mapping[str, np.ndarray], times: np.ndarray, height: int = 200) -> np.ndarray:
-    """Stack several sets of frames, with names and times: frames (T, H, W, 3) for `wb.save_video`.
+    """Put sets of frames side by side, with names and times: frames (T, H, W, 3) for `save_video`.
 
-    A set (T', H, W, 3) with fewer frames than times shows the frame at the same share of the clip.
+    A set (T', H', W', 3) with fewer frames than times shows the frame at the same share of the
+    clip. Pictures are `height` pixels high, or higher if the film is narrower than `NARROWEST`.
     """
+    aspects = [frames.shape[2] / frames.shape[1] for frames in rows.values()]
+    height = max(height, math.ceil(NARROWEST / sum(aspects)))
     shown = []
     for number, time in enumerate(times):
-        parts: list[np.ndarray] = []
+        parts = []
         for name, frames in rows.items():
             at = round(number * (len(frames) - 1) / max(len(times) - 1, 1))
-            over = None if parts else np.array([time])
-            frame = frames[at : at + 1]
-            parts.append(filmstrip(frame, 1, times=over, labels=[name], height=height))
-        widest = max(part.shape[1] for part in parts)
-        margins = [((0, 4), (0, widest - part.shape[1]), (0, 0)) for part in parts]
-        padded = [np.pad(part, margin, constant_values=255) for part, margin in zip(parts, margins)]
-        shown.append(np.concatenate(padded))
+            one = frames[at : at + 1]
+            stamp = np.array([time])
+            parts.append(filmstrip(one, 1, times=stamp, labels=[name], height=height))
+        shown.append(np.concatenate(parts, axis=1))
     return np.stack(shown)
 
 

@@ -17,7 +17,7 @@ from ...datasets.ucf import ucf101
 from ...models.video_model import VideoModel
 from ...models.zoo import load_model
 
-__all__ = ["labelled", "network", "surrounded"]
+__all__ = ["labelled", "network", "segments", "surrounded"]
 
 
 def labelled(source: str) -> Dataset:
@@ -54,6 +54,22 @@ def network(
     if output is None:
         return load_model(name, checkpoint=checkpoint, classes=data.classes)
     return load_model(name, checkpoint=checkpoint, classes={output: data.classes}, output=output)
+
+
+def segments(data: Dataset, label: str, narrated: str = "", most: int | None = None) -> list[str]:
+    """Return the first names of a class, and only those narrated with a word if one is given.
+
+    Raises ValueError if there is none; the message lists the classes that have segments.
+    """
+    chosen = data.index["class"] == label
+    if narrated:
+        chosen &= data.index["narration"].str.contains(narrated, case=False, regex=False)
+    names = data.index.index[chosen].tolist()
+    if not names:
+        words = f" narrated with {narrated!r}" if narrated else ""
+        classes = ", ".join(data.index["class"].unique())
+        raise ValueError(f"{data.title}: no segment of {label!r}{words}; there are {classes}")
+    return names[:most]
 
 
 def surrounded(

@@ -1,0 +1,73 @@
+"""The notebooks on the data sets as they are on a user's disk: nothing but paths is changed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import layouts
+import numpy as np
+import pytest
+
+import workbench as wb
+from workbench.studies.notebooks import run_notebook
+
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def place(
+    tmp_path_factory: pytest.TempPathFactory, annotations_folder: Path, clips_folder: Path
+) -> Path:
+    """Return a folder with both data sets, checkpoints where the notebooks expect them, notebooks."""
+    folder = tmp_path_factory.mktemp("disk")
+    layouts.ucf101_layout(folder / "ucf101", annotations_folder, clips_folder)
+    layouts.epic_layout(folder / "epic", annotations_folder)
+    layouts.write_mfnet(folder / "results/ucf101/mfnet3d.pth", 101)
+    layouts.write_mfnet(folder / "results/epic_kitchens/mfnet3d.pth", 125)
+    layouts.write_tsn(folder / "results/epic_kitchens/tsn.pth")
+    shutil.copytree(NOTEBOOKS, folder / "notebooks")
+    return folder
+
+
+@pytest.fixture
+def on_disk(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("WORKBENCH_UCF101", str(place / "ucf101"))
+    monkeypatch.setenv("WORKBENCH_EPIC_KITCHENS", str(place / "epic"))
+    monkeypatch.setenv("PYTHONPATH", str(NOTEBOOKS.parent))
+    return place
+
+
+def test_the_layouts_are_read_as_the_official_ones(on_disk: Path) -> None:
+    ucf = wb.ucf101(wb.find_data("ucf101"), subset="test")
+    assert len(ucf) == 3783
+    assert set(ucf.present().index.index) == {name.split("/")[1] for name in layouts.TEST}
+    epic = wb.epic_kitchens(wb.find_data("epic-kitchens"), release=55, subset="train")
+    assert epic.index["class"].tolist() == ["open", "turn-on", "mix"]
+    clip = epic.read("50")
+    assert clip.fps == pytest.approx(59.94, abs=0.01)
+    assert clip.times[-1] > 277
+    boxes = clip.boxes[:, 0]
+    known = np.flatnonzero(np.isfinite(boxes).all(1))
+    assert len(known) == 16
+    middle = ((boxes[:, :2] + boxes[:, 2:]) / 2).astype(int)
+    colours = [clip.frames[frame, middle[frame, 1], middle[frame, 0]] for frame in known]
+    assert np.abs(np.array(colours, int) - (230, 60, 30)).max() < 60  # on the square, all of them
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "20_fine_tune",
+        "30_explore_ucf101",
+        "31_explore_epic_kitchens",
+        "figure1_method",
+        "figure2_heat_and_focus",
+        "figure3_2d_vs_3d",
+    ],
+)
+def test_notebook_runs_on_the_data_sets_themselves(name: str, on_disk: Path) -> None:
+    run_notebook(on_disk / "notebooks" / f"{name}.ipynb", timeout=240)
+    if name.startswith("figure"):
+        assert (on_disk / "results" / "figures" / f"{name}.png").stat().st_size > 10_000

@@ -1,0 +1,132 @@
+"""The recipe of the figures' checkpoints: held-out scenes, windows over a segment, top-1 and top-5."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from videos import read_numbers, write_video
+
+import workbench as wb
+from workbench import __main__ as command
+from workbench.datasets import places
+from workbench.studies import recipes
+
+
+def ucf_like(groups: dict[str, list[int]]) -> wb.Dataset:
+    rows = [(name, group) for name, numbers in groups.items() for group in numbers]
+    index = pd.DataFrame(rows, columns=["class", "group"])
+    index["class_id"] = pd.factorize(index["class"])[0]
+    index.index = pd.Index([f"v{number}" for number in range(len(rows))])
+    return wb.Dataset(index, list(groups), lambda row, frames, stride: None, "made up")
+
+
+def test_no_scene_is_on_both_sides() -> None:
+    data = ucf_like({"a": [1, 1, 2, 2, 3], "b": [1, 2, 2, 4, 5]})
+    train, held = recipes.hold_out(data, 0.2)
+    pairs = [set(zip(part.index["class"], part.index["group"])) for part in (train, held)]
+    assert not pairs[0] & pairs[1]
+    assert {name for name, _ in pairs[1]} == {"a", "b"}
+    assert len(train) + len(held) == len(data)
+
+
+def test_a_class_of_one_scene_stays_to_be_learned() -> None:
+    train, held = recipes.hold_out(ucf_like({"a": [1, 1], "b": [1, 2]}))
+    assert set(train.index["class"]) == {"a", "b"}
+    assert set(held.index["class"]) == {"b"}
+    with pytest.raises(ValueError, match="cannot be split"):
+        recipes.hold_out(ucf_like({"a": [1, 1]}))
+
+
+def test_whole_videos_are_held_out_of_epic_kitchens() -> None:
+    data = wb.figures.labelled("epic")
+    train, held = recipes.hold_out(data, 0.4)
+    assert not set(train.index["video"]) & set(held.index["video"])
+    assert len(held) == 3  # one video of three has 3 of 9 segments
+
+
+@pytest.fixture
+def numbered(tmp_path: Path) -> wb.Dataset:
+    """A segment from frame 10 to 59 of a video that shows its frame numbers."""
+    path = write_video(tmp_path / "numbers.mp4", 80)
+    index = pd.DataFrame(
+        {"class": ["a"], "class_id": [0], "start": [0.4], "stop": [2.4]}, index=["one"]
+    )
+
+    def read(row: pd.Series, frames: int | None, stride: int | None) -> wb.Clip:
+        return wb.read_clip(path, frames, stride, row["start"], row["stop"])
+
+    return wb.Dataset(index, ["a"], read)
+
+
+def test_windows_are_spread_over_the_segment(numbered: wb.Dataset) -> None:
+    spec = wb.InputSpec(frames=8, stride=2, resize=(32, 32))
+    model = wb.wrap_model(torch.nn.Identity(), input=spec)
+    clips = list(recipes.windows(numbered, "one", model, 3))
+    shown = [read_numbers(clip.frames)[[0, -1]].tolist() for clip in clips]
+    assert shown == [[10, 24], [27, 41], [45, 59]]
+    whole = replace(model, input=replace(spec, stride=None))
+    assert len(list(recipes.windows(numbered, "one", whole, 3))) == 1
+
+
+def test_probabilities_are_averaged_over_the_windows(
+    numbered: wb.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = wb.InputSpec(frames=8, stride=2, resize=(32, 32))
+    model = wb.wrap_model(torch.nn.Identity(), input=spec, classes=["a", "b", "c"])
+    shares = iter([[0.1, 0.8, 0.1], [0.6, 0.3, 0.1], [0.6, 0.3, 0.1]])
+    monkeypatch.setattr(type(model), "logits", lambda self, clip: torch.tensor(next(shares)).log())
+    row = recipes.multi_clip(model, numbered, 3, progress=False).iloc[0]
+    assert row["predicted"] == "b"
+    assert row["probability"] == pytest.approx((0.8 + 0.3 + 0.3) / 3)
+    assert row["rank"] == 2
+
+
+def test_top_1_top_5_and_confusion() -> None:
+    table = pd.DataFrame({"class": list("aabb"), "predicted": list("aabc"), "rank": [1, 1, 1, 6]})
+    assert recipes.accuracy(table).to_dict() == {"clips": 4, "top-1": 0.75, "top-5": 0.75}
+    counts = recipes.confusion(table)
+    assert counts.loc["a"].tolist() == [2, 0, 0]
+    assert counts.loc["b"].tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("source", ["ucf101", "epic-kitchens"])
+def test_clips_to_learn_from_to_choose_by_and_to_test_on_are_apart(source: str) -> None:
+    names = [set(part.index.index) for part in recipes.parts_of(source)]
+    assert all(names)
+    assert len(set.union(*names)) == sum(map(len, names))
+
+
+def test_the_command_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["fine-tune", "ucf101", "--checkpoint", str(tmp_path / "kinetics.pth")]
+    monkeypatch.setattr(places, "DATA", wb.samples.FOLDER.parent)
+    monkeypatch.delenv("WORKBENCH_UCF101", raising=False)
+    assert command.main(arguments) == 1
+    assert "no ucf101 here" in capsys.readouterr().err
+    monkeypatch.setenv("WORKBENCH_UCF101", str(wb.samples.FOLDER / "ucf101"))
+    assert command.main(arguments) == 1
+    assert "kinetics.pth" in capsys.readouterr().err
+
+
+def test_the_recipe_writes_a_checkpoint_in_the_published_layout(tmp_path: Path) -> None:
+    place = wb.samples.FOLDER / "ucf101"
+    train, test = (wb.ucf101(place, split=1, subset=subset) for subset in ("train", "test"))
+    some = train.subset(train.index["class"].isin(["Lift", "Stir"]))
+    model = wb.load_model("samples/mfnet", device="cpu")
+    parts = (*recipes.hold_out(some), test.subset(test.index.index[:2]))
+    result = recipes.train_and_test(
+        model, parts, tmp_path, epochs=1, batch=2, workers=0, progress=False
+    )
+    assert result["clips"] == 2
+    content = torch.load(tmp_path / "mfnet3d.pth", weights_only=True)
+    assert content.keys() == {"epoch", "state_dict", "optimizer"}
+    assert len(content["state_dict"]["module.classifier.weight"]) == len(train.classes)
+    written = pd.read_csv(tmp_path / "predictions.csv")
+    assert written["clip"].tolist() == test.index.index[:2].tolist()
+    assert np.isfinite(written["probability"]).all()
