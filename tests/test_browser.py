@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -252,3 +254,18 @@ def test_nothing_given_is_changed(data: wb.Dataset, model: VideoModel) -> None:
     wb.browse(data, model).close()
     pd.testing.assert_frame_equal(data.index, index)
     assert [part.training for part in model.module.modules()] == flags
+
+
+def test_a_store_is_browsed_without_the_network(tmp_path: Path) -> None:
+    data = wb.samples.shipped().subset(["v_Lift_g03_c01", "v_Stir_g01_c01"])
+    model = wb.load_model("samples/mfnet", device="cpu")
+    store = wb.sweep(data, model, tmp_path / "store")
+    app = wb.explore(store)
+    assert [value for _, value in app.category.options] == ["", "lift", "stir"]
+    app.category.value = "stir"
+    assert app.explanation.clip.name == "v_Stir_g01_c01"
+    expected = wb.explain(model, data["v_Stir_g01_c01"]).tube("stir").map
+    np.testing.assert_allclose(
+        app.explanation.tube("stir").map, expected, atol=2e-3 * np.ptp(expected)
+    )
+    app.close()

@@ -20,6 +20,7 @@ import traitlets
 from PIL import Image
 
 from ..clips.clip import Clip
+from ..datasets.table import Dataset
 from ..models.video_model import VideoModel
 from ..saliency.explaining import explain
 from ..saliency.explanation import Explanation
@@ -76,8 +77,9 @@ class Browser(widgets.VBox):
         self._quiet = False
         self._kept: OrderedDict[str, Explanation] = OrderedDict()
         self._results: dict[str, tuple[str, float, bool]] = {}
-        index = data.index
-        self._classes = index["class"] if "class" in index else pd.Series("", index.index)
+        index = self._index = _offered(data)
+        labels = next((index[key] for key in ("class", "label") if key in index), None)
+        self._classes = pd.Series("", index.index) if labels is None else labels.fillna("")
         counts = self._classes.value_counts()
         offered = [name for name in self._classes.unique() if name]
         options = [
@@ -124,8 +126,8 @@ class Browser(widgets.VBox):
             KeyError: no such clip among those offered.
             ClipError, FileNotFoundError, ValueError: it cannot be read or explained.
         """
-        if name not in self.data.index.index:
-            raise KeyError(f"no clip {name!r} among the {len(self.data.index)} of {self._title}")
+        if name not in self._index.index:
+            raise KeyError(f"no clip {name!r} among the {len(self._index)} of {self._title}")
         with self._quietly():
             if self.category.value not in ("", self._classes[name]):
                 self.category.value = self._classes[name]
@@ -274,6 +276,12 @@ def rows_of(dropdown: widgets.Dropdown) -> list[Any]:
     return [value for _, value in dropdown.options]
 
 
+def _offered(data: Any) -> pd.DataFrame:
+    """Return the rows that can be shown: of a store, the clips that could be explained."""
+    index = data.index
+    return index[index["status"] == "ok"] if "status" in index else index
+
+
 def browse(data: Any, model: VideoModel | None) -> Browser:
     """Show a data set in a notebook, clip by clip: another name of `explore(data, model)`.
 
@@ -291,10 +299,10 @@ def browse(data: Any, model: VideoModel | None) -> Browser:
         ValueError: there is no clip to show, or no model for a data set.
         ClipError, ValueError: the first clip cannot be read or explained.
     """
-    if hasattr(data, "read") and model is None:
+    if isinstance(data, Dataset) and model is None:
         raise ValueError("model: expected one that explains the clips of the data set, got None")
-    there = data.present() if hasattr(data, "present") else data
-    if not len(there.index):
+    there = data.present() if isinstance(data, Dataset) else data
+    if not len(_offered(there)):
         count = len(data.index)
         why = f"none of its {count} segments is on the disk; data/README.md tells where they go"
         title = getattr(data, "title", "") or "the data set"
