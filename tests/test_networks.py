@@ -24,8 +24,8 @@ SMALL = [name for name in NETWORKS if name not in LARGE]
 def memory_format():
     """Neither measure the faster memory format nor prove the place: other tests do, and it is slow."""
 
-    def without_place(model, x, *, again, place):
-        return layer_search.choose_layers(model, x, again=again, place=False)
+    def without_place(model, x, **options):
+        return layer_search.choose_layers(model, x, **{**options, "place": False})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(video_model, "faster_channels_last", lambda *_: False)
