@@ -29,7 +29,7 @@ $(shell [ ! -e $(READY) ] || { [ "$$(cat $(READY))" = "$$(pwd -P)" ] && [ -x $(P
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lab test quick lint notebooks figures bench fuzz samples pins clean
+.PHONY: help demo lab test quick lint notebooks figures bench fuzz mutants samples pins clean
 
 help: ## list the commands
 	@echo "make …"
@@ -68,6 +68,9 @@ bench: $(READY_TEST) ## run the benchmarks
 
 fuzz: $(READY_TEST) ## damage thousands of files, read them, and count what comes (ARGS="--seed 1")
 	$(PY) -m tests.fuzz $(ARGS)
+
+mutants: $(READY_TEST) ## plant mistakes in a copy of the code, and count those that the tests notice
+	$(PY) -m tests.mutants $(ARGS)
 
 samples: $(READY) ## build data/samples anew
 	$(PY) -m workbench make-samples
