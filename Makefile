@@ -48,7 +48,7 @@ test: lint ## all checks: lint, types, tests, notebooks
 		--nbval-sanitize-with notebooks/sanitize.cfg --nbval-cell-timeout 240
 
 quick: $(READY_TEST) ## the tests that take seconds
-	$(PY) -m pytest tests -m "not slow and not browser" $(ARGS)
+	$(PY) -m pytest tests -m "not slow and not browser" -n 2 --dist loadfile $(ARGS)
 
 lint: $(READY_TEST) ## style, types, layers, public names
 	$(PY) -m ruff check .

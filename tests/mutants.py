@@ -9,9 +9,9 @@ tests fail without a mistake. The checkout stays as it is: each mistake is plant
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +22,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
+PRELOADED = [
+    "torch",
+    "torchvision",
+    "pandas",
+    "scipy.stats",
+    "matplotlib.pyplot",
+    "pytest",
+    "hypothesis",
+]
 COPIED = ("data", "notebooks", "tests", "workbench", "pyproject.toml")
 TARGET = 0.95
 LIMIT = 300  # seconds that the tests of a mistake may take: a hang is caught, too
@@ -145,26 +154,42 @@ def copied(folder: Path) -> Iterator[Path]:
 
 def failure(checkout: Path, tests: list[str], limit: float = LIMIT) -> str:
     """Run tests in a checkout; return the first failure, "" if all pass."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "--tb=no", "-p", "no:cacheprovider"]
-    environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"
-    try:
-        done = subprocess.run(
-            [*command, "-m", "not slow and not browser", *tests],
-            cwd=checkout,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=limit,
-        )
-    except subprocess.TimeoutExpired:
+    log = checkout / "pytest.log"
+    # A fork of a process that has loaded the large libraries: that takes longer than most tests.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    process = context.Process(target=_run, args=(checkout, tests, log))
+    process.start()
+    process.join(limit)
+    if process.is_alive():
+        process.kill()
+        process.join()
         return "over the time limit"
-    if done.returncode == 0:
+    if process.exitcode == 0:
         return ""
-    lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    if done.returncode != 1 or not lines:
-        raise RuntimeError(f"{' '.join(tests)}: pytest did not run:\n{done.stdout}{done.stderr}")
+    text = log.read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    if process.exitcode != 1 or not lines:
+        raise RuntimeError(f"{' '.join(tests)}: pytest did not run:\n{text}")
     return lines[0]
+
+
+def _run(checkout: Path, tests: list[str], log: Path) -> None:
+    """Run pytest in this process, on the package in `checkout`."""
+    os.chdir(checkout)
+    with log.open("w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.path[:] = [str(checkout), *(path for path in sys.path if path not in ("", str(ROOT)))]
+    sys.dont_write_bytecode = True
+    os.environ |= {"PYTHONPATH": str(checkout), "PYTHONDONTWRITEBYTECODE": "1"}
+
+    import pytest
+
+    options = ["-q", "-x", "--tb=no", "-p", "no:cacheprovider", "-m", "not slow and not browser"]
+    status = pytest.main([*options, *tests])
+    sys.stdout.flush()
+    os._exit(status)
 
 
 def judge(mutant: Mutant, folder: Path) -> str:
@@ -187,6 +212,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--table", type=Path, help="write the outcomes to this file, too")
     asked = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
     chosen = [mutant for mutant in MUTANTS if asked.only in mutant.file]
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(asked.jobs) as pool:
         with copied(Path(name)) as checkout:

@@ -551,6 +551,7 @@ def test_the_folder_is_free_after_a_failure(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+@pytest.mark.slow
 def test_workers_that_outlive_a_killed_training_do_not_hold_its_folder(tmp_path: Path) -> None:
     script = f"""
         import os, signal, sys, threading
