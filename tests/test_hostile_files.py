@@ -221,6 +221,18 @@ def test_one_picture_with_a_huge_number_takes_no_memory(tmp_path, frames):
     tracemalloc.stop()
 
 
+def test_a_frame_that_vanishes_is_damage_to_those_after_it(tmp_path):
+    path = write_video(tmp_path / "one.avi", textured(60), codec="mpeg4", b_frames=0, gop=60)
+    with av.open(str(path)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][20]
+    data = bytearray(path.read_bytes())
+    data[packet.pos + 20 : packet.pos + packet.size] = bytes(packet.size - 20)
+    path.write_bytes(data)
+    assert len(wb.read_clip(path, frames=None, stop=0.8)) == 20
+    with pytest.raises(wb.ClipError, match="damaged: frame 35 of 60"):
+        wb.read_clip(path, frames=1, start=1.4, stop=1.44)
+
+
 # What is no video ------------------------------------------------------------------------------
 
 
