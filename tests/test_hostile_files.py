@@ -398,7 +398,9 @@ class Unprintable:
         raise TypeError("no path")
 
 
-@pytest.mark.parametrize("root", [Unprintable(), 3, "a\0b", "x" * 5000], ids=repr)
+@pytest.mark.parametrize(
+    "root", [Unprintable(), 3, "a\0b", "x" * 5000], ids=["no path", "number", "zero", "long"]
+)
 def test_check_data_raises_nothing(root):
     report = checks.check_data(root, progress=False)
     assert not report.ok
