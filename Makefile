@@ -47,7 +47,7 @@ test: lint ## all checks: lint, types, tests, notebooks
 	$(PY) -m pytest tests notebooks --nbval --nbval-current-env \
 		--nbval-sanitize-with notebooks/sanitize.cfg --nbval-cell-timeout 240
 
-quick: $(READY_TEST) ## the tests that take seconds
+quick: $(READY_TEST) ## the tests that take little time each, in two processes
 	$(PY) -m pytest tests -m "not slow and not browser" -n 2 --dist loadfile $(ARGS)
 
 lint: $(READY_TEST) ## style, types, layers, public names

@@ -23,6 +23,7 @@ def test_a_mistake_can_be_planted_and_its_tests_exist(mutant):
         assert f"def {name or 'test_'}" in (mutants.ROOT / path).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_failing_test_is_told_from_none(tmp_path):
     (tmp_path / "test_one.py").write_text(
         "def test_right(): pass\ndef test_wrong(): assert False\n"
