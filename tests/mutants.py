@@ -127,7 +127,7 @@ MUTANTS = [
     Mutant("studies/figures/printed.py", "(height - rows) // 2, (width - columns) // 2", "0, 0", "test_figures.py::test_print_view_cuts_out_the_middle"),
     Mutant("studies/randomisation.py", "return [*module.parameters(), *module.buffers()]", "return [*module.parameters()]", "test_randomisation.py::test_a_stage_shuffles_the_statistics_of_its_batch_norms test_randomisation.py::test_shuffling_reaches_the_statistics_of_batch_norms"),
     Mutant("studies/study.py", "tube(label, tau=0.0)", "tube(label)", "test_study.py::test_tau_0_keeps_the_features_with_positive_weights"),
-    Mutant("studies/evaluation.py", 'by_clip["tube"].all()', 'by_clip["tube"].any()', "test_evaluation.py test_metrics.py test_training.py"),
+    Mutant("studies/evaluation.py", 'by_clip["tube"].all()', 'by_clip["tube"].any()', "test_evaluation.py::test_a_summary_counts_accuracy_by_clip_and_hits_by_action"),
     Mutant("studies/evaluation.py", "int(probabilities.argmax())", "int(probabilities.argmin())", "test_predictions.py"),
 ]  # fmt: skip
 
