@@ -106,7 +106,8 @@ def test_decord_is_exact_or_refuses(videos, kind):
         try:
             clip = read_clip(videos(kind), 5, 1, start, start + 0.2, backend="decord")
         except ClipError as error:
-            assert "decord" in str(error)
+            if "decord" not in str(error):
+                raise
             refused += 1
         else:
             np.testing.assert_array_equal(read_numbers(clip.frames), clip.indices)
