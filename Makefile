@@ -29,7 +29,7 @@ $(shell [ ! -e $(READY) ] || { [ "$$(cat $(READY))" = "$$(pwd -P)" ] && [ -x $(P
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lab test quick gpu lint notebooks figures bench fuzz samples pins clean
+.PHONY: help demo lab test quick gpu lint notebooks figures bench fuzz mutants samples pins clean
 
 help: ## list the commands
 	@echo "make …"
@@ -47,8 +47,8 @@ test: lint ## all checks: lint, types, tests, notebooks
 	$(PY) -m pytest tests notebooks --nbval --nbval-current-env \
 		--nbval-sanitize-with notebooks/sanitize.cfg --nbval-cell-timeout 240
 
-quick: $(READY_TEST) ## the tests that take seconds
-	$(PY) -m pytest tests -m "not slow and not browser" $(ARGS)
+quick: $(READY_TEST) ## the tests that take little time each, in two processes
+	$(PY) -m pytest tests -m "not slow and not browser" -n 2 --dist loadfile $(ARGS)
 
 gpu: $(READY_TEST) ## the tests that need a GPU
 	$(PY) -m pytest tests -m gpu -rs $(ARGS)
@@ -71,6 +71,9 @@ bench: $(READY_TEST) ## run the benchmarks
 
 fuzz: $(READY_TEST) ## damage thousands of files, read them, and count what comes (ARGS="--seed 1")
 	$(PY) -m tests.fuzz $(ARGS)
+
+mutants: $(READY_TEST) ## plant mistakes in a copy of the code, and count those that the tests notice
+	$(PY) -m tests.mutants $(ARGS)
 
 samples: $(READY) ## build data/samples anew
 	$(PY) -m workbench make-samples

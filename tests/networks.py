@@ -211,9 +211,9 @@ PACKED = spec(32, 64, pathways=(4, 1))
 NETWORKS: dict[str, Network] = {
     # torchvision, video
     "r3d_18": Network(video("r3d_18"), WIDE, "layer4", (2, 4, 4)),
-    "mc3_18": Network(video("mc3_18"), spec(4, 64), "layer4", (4, 4, 4)),
-    "r2plus1d_18": Network(video("r2plus1d_18"), WIDE, "layer4", (2, 4, 4)),
-    "s3d": Network(video("s3d"), spec(14, 224), "features", (2, 7, 7)),
+    "mc3_18": Network(video("mc3_18"), spec(4, 64), "layer4", (4, 4, 4), slow=True),
+    "r2plus1d_18": Network(video("r2plus1d_18"), WIDE, "layer4", (2, 4, 4), slow=True),
+    "s3d": Network(video("s3d"), spec(14, 224), "features", (2, 7, 7), slow=True),
     "swin3d": Network(small_swin, SHORT, "norm", (4, 4, 4)),
     "swin3d_t": Network(video("swin3d_t"), SHORT, "norm", (4, 2, 2)),
     "mvit_v1": Network(lambda: small_mvit(1), SHORT, "blocks.3.norm1", (4, 4, 4), False, lead=1),

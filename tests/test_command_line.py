@@ -211,6 +211,7 @@ def ci_notebooks(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_failing_figure_fails_the_command_in_a_few_lines(tmp_path):
     wrong = write_notebook(tmp_path / "wrong.ipynb", "# Parameters\nx = 1", "# Claim\nassert x > 1")
     done = ci_notebooks("figures", wrong)
@@ -221,6 +222,7 @@ def test_a_failing_figure_fails_the_command_in_a_few_lines(tmp_path):
     assert len(done.stderr.strip().splitlines()) <= 4
 
 
+@pytest.mark.slow
 def test_refreshed_notebooks_keep_what_belongs_in_git(tmp_path):
     path = write_notebook(
         tmp_path / "n.ipynb",

@@ -13,7 +13,7 @@ import workbench as wb
 from workbench.metrics.confidence import bootstrap
 from workbench.metrics.perturbation import deletion, insertion, random_order, replacement
 from workbench.saliency.tubes import keep_features, tau_for_share
-from workbench.studies.evaluation import WIDE, baselines, compare, faithfulness
+from workbench.studies.evaluation import WIDE, baselines, compare, faithfulness, summary
 
 SPEC = wb.InputSpec(frames=16, resize=(48, 48))
 HITS = ["points", "points in space", "points in time"]
@@ -213,6 +213,23 @@ def table():
     return pd.concat(
         [part.assign(method="a", energy=a), part.assign(method="b", energy=np.add(a, 0.1))][::-1]
     )
+
+
+def test_a_summary_counts_accuracy_by_clip_and_hits_by_action():
+    rows = pd.DataFrame(
+        {
+            "clip": ["a", "a", "b"],
+            "class": ["stir", "lift", "stir"],
+            "correct": [True, True, False],
+            "probability": [0.9, 0.1, 0.2],
+            "tube": [True, False, True],
+        }
+    )
+    found = summary(rows)
+    assert found["clips"] == 2
+    assert found["accuracy"] == 0.5
+    assert found["tube"] == pytest.approx(2 / 3)
+    assert found["tube, all actions"] == 0.5  # clip b
 
 
 def test_means_and_intervals_by_method():

@@ -253,6 +253,26 @@ def test_new_weights_in_the_same_network_are_explained_afresh(clip):
     torch.testing.assert_close(ex.weights, module.classifier.weight.detach())
 
 
+def test_a_proof_is_made_on_every_clip_anew(clip):
+    class Changing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = mfnet()
+            self.body.classifier = nn.Identity()
+            self.head = nn.Linear(self.body(torch.zeros(1, 3, 8, 32, 32)).shape[1], 4)
+            self.squashed = False
+
+        def forward(self, x):
+            pooled = self.body(x)
+            return self.head(pooled.tanh() if self.squashed else pooled)
+
+    module = Changing().eval()
+    model = wb.wrap_model(module, SPEC)
+    assert wb.explain(model, clip).exact
+    module.squashed = True
+    assert not wb.explain(model, clip).exact
+
+
 def test_class_names_and_ids(clip):
     model = wb.wrap_model(
         mfnet(), SPEC, classes=["open", "close", "stir", "lift", "lower", "shake"]

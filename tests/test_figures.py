@@ -305,6 +305,7 @@ def test_film_names_its_rows_and_keeps_the_time(clip: wb.Clip) -> None:
     assert not np.array_equal(shown[0], shown[8])
 
 
+@pytest.mark.slow
 def test_save_writes_png_pdf_and_films(tmp_path: Path, clip: wb.Clip, ex: wb.Explanation) -> None:
     figure = drawn("comparison", clip, ex)
     film = figures.film({"clip": clip.frames}, clip.times, height=48)

@@ -80,6 +80,16 @@ def test_what_a_killed_process_left_is_removed_at_the_next_start(tmp_path, monke
     assert sorted(os.listdir(tmp_path)) == sorted([elsewhere, "next.pt"])
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows replaces no open file")
+def test_a_file_is_replaced_not_written_over(tmp_path):
+    path = tmp_path / "result.csv"
+    path.write_text("old")
+    with path.open() as reader:
+        with whole_file(path) as temporary:
+            temporary.write_text("new")
+        assert (reader.read(), path.read_text()) == ("old", "new")
+
+
 def test_kills_leave_no_half_file_under_a_final_name(tmp_path):
     path = tmp_path / "result.bin"
     script = (

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from fuzz import checkpoints
 
 
+@pytest.mark.slow
 def test_damaged_checkpoints_load_or_are_refused_with_their_path():
     rows = checkpoints.run(seed=22, count=20)
     assert len(rows) == 20

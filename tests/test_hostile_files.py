@@ -221,6 +221,18 @@ def test_one_picture_with_a_huge_number_takes_no_memory(tmp_path, frames):
     tracemalloc.stop()
 
 
+def test_a_frame_that_vanishes_is_damage_to_those_after_it(tmp_path):
+    path = write_video(tmp_path / "one.avi", textured(60), codec="mpeg4", b_frames=0, gop=60)
+    with av.open(str(path)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][20]
+    data = bytearray(path.read_bytes())
+    data[packet.pos + 20 : packet.pos + packet.size] = bytes(packet.size - 20)
+    path.write_bytes(data)
+    assert len(wb.read_clip(path, frames=None, stop=0.8)) == 20
+    with pytest.raises(wb.ClipError, match="damaged: frame 35 of 60"):
+        wb.read_clip(path, frames=1, start=1.4, stop=1.44)
+
+
 # What is no video ------------------------------------------------------------------------------
 
 
@@ -234,15 +246,25 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     assert b"expected a video file" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["list.m3u8", "list.mp4"])
-@pytest.mark.parametrize("header", ["#EXTM3U\n#EXT-X-TARGETDURATION:9\n", "ffconcat version 1.0\n"])
-def test_a_playlist_is_refused(tmp_path, name, header):
-    path = tmp_path / name
-    entry = f"#EXTINF:9,\n{name}\n" if "EXT" in header else f"file '{name}'\n"
-    path.write_text(header + entry)
-    script = f"import workbench as wb; wb.read_clip({str(path)!r})"
+def test_a_playlist_is_refused(tmp_path):
+    lists = {
+        "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{name}\n",
+        "concat": "ffconcat version 1.0\nfile '{name}'\n",
+    }
+    paths = [tmp_path / f"{kind}{suffix}" for kind in lists for suffix in (".m3u8", ".mp4")]
+    for path in paths:
+        path.write_text(lists[path.stem].format(name=path.name))
+    script = f"""
+import workbench as wb
+for path in {list(map(str, paths))}:
+    try:
+        wb.read_clip(path)
+    except wb.ClipError as error:
+        print(error)
+"""
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
-    assert b"is a playlist, not a video" in done.stderr
+    lines = done.stdout.decode().splitlines()
+    assert [line.split(", ")[0] for line in lines] == [f"{path} is a playlist" for path in paths]
 
 
 def test_no_program_is_started_for_a_picture(tmp_path, monkeypatch):
@@ -376,7 +398,9 @@ class Unprintable:
         raise TypeError("no path")
 
 
-@pytest.mark.parametrize("root", [Unprintable(), 3, "a\0b", "x" * 5000], ids=repr)
+@pytest.mark.parametrize(
+    "root", [Unprintable(), 3, "a\0b", "x" * 5000], ids=["no path", "number", "zero", "long"]
+)
 def test_check_data_raises_nothing(root):
     report = checks.check_data(root, progress=False)
     assert not report.ok

@@ -258,6 +258,7 @@ def test_swin_s_tube_is_that_of_permuted_maps():
         )
 
 
+@pytest.mark.slow
 def test_s3d_s_all_negative_class_gives_a_signed_map():
     name = "s3d"
     module = build(name)
@@ -470,6 +471,7 @@ def test_slowfast_takes_what_pack_pathway_gives_and_changes_nothing_of_the_calle
 @pytest.mark.parametrize(
     ("name", "input"), [("slow", spec(4, 96)), ("slowfast", spec(32, 96, pathways=(4, 1)))]
 )
+@pytest.mark.slow
 def test_a_clip_larger_than_the_pooling_window_keeps_the_maps_before_it(name, input):
     # PyTorchVideo's own preprocessing cuts 256 pixels and pools windows of 7×7 of 8×8 maps.
     pytest.importorskip("pytorchvideo")

@@ -165,6 +165,7 @@ def test_shuffled_weights_keep_shapes_and_scale_and_lose_the_rest():
     assert model.module is not shuffled.module
 
 
+@pytest.mark.slow
 def test_the_shipped_network_finds_class_place_and_time():
     """A few unseen clips of each split; the 400 of each are in the record, and `python -m workbench evaluate`."""
     model = wb.load_model("samples/mfnet", device="cpu")

@@ -103,6 +103,10 @@ def test_normalising_is_over_the_whole_volume():
     assert tube.profile.tolist() == [0, 0.25, 1]
 
 
+def test_the_profile_is_the_mean_over_each_frame():
+    assert tube_of(np.array([[[0.0, 4.0]], [[1.0, 1.0]]])).profile.tolist() == [0.5, 0.25]
+
+
 def test_signed_values_are_kept():
     tube = tube_of(np.array([[[-3.0, -1.0]]]))
     assert tube.volume.min() == -3

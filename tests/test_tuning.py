@@ -29,6 +29,7 @@ from workbench.training.augmentation import random_view, random_window, sided_cl
 from workbench.training.batches import Feed, Plan, loader
 from workbench.training.heads import copy_for
 from workbench.training.run_checkpoints import read_state, write_state
+from workbench.training.settings import Settings
 
 SPEC = InputSpec(frames=4, resize=(32, 32), stride=2, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 FPS = 25.0
@@ -136,6 +137,29 @@ def test_the_model_returned_is_of_the_best_epoch() -> None:
         for clip, number in zip(data, data.index["class_id"])
     ]
     assert np.mean(hits) == pytest.approx(scores.max())
+
+
+def test_the_weights_returned_are_those_of_the_best_epoch_not_of_the_last() -> None:
+    """The better it learns, the worse it is on labels that are exchanged."""
+    data = toy()
+    index = data.index.assign(class_id=1 - data.index["class_id"])
+    exchanged = Dataset(index, data.classes, data.reader)
+    done = tune(data, epochs=4, rate=1e-2, validation=exchanged)
+    losses = done.epochs["validation loss"]
+    assert done.epoch < 4
+    assert losses[done.epoch] < 0.95 * losses[4]
+    logits = torch.stack([done.model.logits(clip) for clip in exchanged])
+    loss = nn.functional.cross_entropy(logits, torch.tensor(index["class_id"].to_numpy()))
+    assert float(loss) == pytest.approx(losses[done.epoch], rel=1e-3)
+
+
+def test_the_rate_rises_in_a_line_and_falls_as_a_cosine_to_0() -> None:
+    settings = Settings(
+        epochs=1, batch=1, rate=2.0, warmup=0.2, decay=0.0, flip=False, head_only=False,
+        new_head=False, seed=0, data="",
+    )  # fmt: skip
+    rates = [settings.rate_at(step, 10) for step in (0, 1, 2, 6, 10)]
+    np.testing.assert_allclose(rates, [2 / 3, 4 / 3, 2, 1, 0], atol=1e-12)
 
 
 def test_a_reader_that_cannot_be_sent_is_read_from_here(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,6 +365,8 @@ def test_a_plan_shows_every_clip_once_an_epoch_and_resumes() -> None:
         assert sorted(clip for batch in batches for e, clip in batch if e == epoch) == list(
             range(10)
         )
+    orders = [[clip for batch in part for _, clip in batch] for part in (batches[:3], batches[3:])]
+    assert orders[0] != orders[1]
     assert list(replace(plan, first=4)) == batches[4:]
     shares = [list(replace(plan, process=rank, processes=2)) for rank in (0, 1)]
     for whole, one, two in zip(batches, *shares):
@@ -551,6 +577,7 @@ def test_the_folder_is_free_after_a_failure(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+@pytest.mark.slow
 def test_workers_that_outlive_a_killed_training_do_not_hold_its_folder(tmp_path: Path) -> None:
     script = f"""
         import os, signal, sys, threading
@@ -772,8 +799,12 @@ def test_accelerate_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyP
         tune()
 
 
+def test_bf16_on_a_cpu_is_refused_where_its_gradients_are_wrong() -> None:
+    with pytest.raises(ValueError, match=r"bf16 gradients of 3-D convolutions .* precision='no'"):
+        tune(precision="bf16")
+
+
 def test_several_precisions_in_one_process() -> None:
-    # No 3×3×3 convolution: in bf16 on a CPU, PyTorch 2.14 leaves parts of its gradient unwritten.
     model = wb.wrap_model(Convolved(2), SPEC, ["dark", "light"])
     assert tune(model=model, epochs=1, precision="bf16").curve["loss"].notna().all()
     assert tune(model=model, epochs=1, precision="no").curve["loss"].notna().all()

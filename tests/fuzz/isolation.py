@@ -10,7 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-HANG = 10.0  # seconds that a case may take
+import psutil
+
+HANG = 10.0  # seconds of work that a case may take
+WAIT = 6  # times as long it may take on a busy machine
 BAD = ("crash", "hang", "undocumented exception", "wrong frame")
 
 
@@ -55,7 +58,7 @@ def run_cases(
         ready = here.poll(120) and here.recv() == "ready"
         while ready and len(rows) < len(cases):
             name = cases[len(rows)][0]
-            if not here.poll(hang):
+            if not _answers(here, worker.pid, hang):
                 rows.append(Row(fuzzer, name, "hang", f"over {hang:.0f} s", hang))
                 break
             try:
@@ -70,6 +73,21 @@ def run_cases(
         if not ready:
             raise RuntimeError(f"{fuzzer}: the process of the cases does not start")
     return rows
+
+
+def _answers(pipe: Any, process: int, hang: float) -> bool:
+    """Wait for an answer; False if a process works on it, or does nothing, for too long."""
+    watched = psutil.Process(process)
+    begin = time.monotonic()
+    before = sum(watched.cpu_times()[:2])
+    while not pipe.poll(0.2):
+        try:
+            worked = sum(watched.cpu_times()[:2]) - before
+        except psutil.NoSuchProcess:
+            return True  # what ends the pipe is an answer, too
+        if worked > hang or time.monotonic() - begin > WAIT * hang:
+            return False
+    return True
 
 
 def _work(pipe: Any, judge: Judge, cases: Sequence[tuple[str, Any]]) -> None:

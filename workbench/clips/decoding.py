@@ -47,13 +47,18 @@ class _Pictures:
     """The pictures of some frames, in one array (T, H, W, 3) uint8, filled in any order."""
 
     def __init__(self, path: Path, indices: np.ndarray) -> None:
+        from av.video.reformatter import VideoReformatter
+
         self.path = path
         self.indices = indices
         self.array: np.ndarray | None = None
+        self._reformatter = VideoReformatter()  # one for all frames: its tables take time to set up
 
     def put(self, number: int, frame: Any) -> None:
         """Store a decoded PyAV frame as RGB, turned upright as its display matrix requires."""
-        picture = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+        # One thread: a picture takes less time than waking up others.
+        rgb = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        picture = np.rot90(rgb, frame.rotation // 90)
         if self.array is None:
             height, width, _ = picture.shape
             check_size(self.path, len(self.indices), height, width)

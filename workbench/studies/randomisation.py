@@ -42,8 +42,7 @@ def reinitialised(model: VideoModel, clips: Sequence[Clip], seed: int = 0) -> Vi
     """Return a copy of a model before any training, its batch norms calibrated on clips.
 
     A fairer control than `randomised`: shuffled batch-norm statistics do not fit what passes
-        through,
-    and the tubes of shuffled networks then peak at the border. Here every layer is initialised as
+    through, and the tubes of shuffled networks then peak at the border. Here every layer is initialised as
     PyTorch does by default, and every batch norm takes the mean and variance that its channels have
     on the clips. Parameters outside such layers, a class token say, are shuffled.
 
@@ -93,8 +92,7 @@ def cascading_randomisation(
 
     Returns:
         A DataFrame, a row per stage: `layer`, the part shuffled last; `share` of the network's
-            parameters
-        shuffled by then; `rank correlation` (Spearman over voxels), `|rank correlation|` and
+        parameters shuffled by then; `rank correlation` (Spearman over voxels), `|rank correlation|` and
         `SSIM`. These are NaN if the randomised network's tube is constant: it resembles nothing,
         which is no pass.
 
@@ -183,13 +181,15 @@ def _initialise(module: nn.Module, seed: int) -> None:
 
 @contextmanager
 def _calibrating(module: nn.Module) -> Iterator[None]:
-    """While it lasts, every batch norm in eval mode takes the statistics of its input."""
+    """While it lasts, every batch norm in eval mode takes the statistics of its input, for good."""
+    found: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def calibrate(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         (x,) = inputs
         variance, mean = torch.var_mean(x.float(), [0, *range(2, x.ndim)], correction=0)
         norm.running_mean.copy_(mean)  # type: ignore[operator]
         norm.running_var.copy_(variance)  # type: ignore[operator]
+        found[norm] = mean, variance
 
     hooks = [
         part.register_forward_pre_hook(calibrate)
@@ -201,3 +201,7 @@ def _calibrating(module: nn.Module) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+    # `VideoModel.run` gives buffers that a network writes their own values back.
+    for norm, (mean, variance) in found.items():
+        norm.running_mean.copy_(mean)  # type: ignore[operator]
+        norm.running_var.copy_(variance)  # type: ignore[operator]

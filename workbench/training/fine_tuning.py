@@ -65,6 +65,7 @@ def fine_tune(
         flip: mirror every other clip. None: unless a class is named for left, right or clockwise,
             with a warning that lists those classes.
         precision: "no", "bf16" or "fp16"; None: the best mixed precision of a GPU, "no" on a CPU.
+            "bf16" on a CPU is refused for networks with 3-D convolutions.
         output: folder for `latest.pt` and `best.pt`, whose `state_dict` `wb.load_model` can load.
             None: no files.
         resume: continue from `latest.pt` if there is one; False starts anew and overwrites it.

@@ -79,7 +79,8 @@ def optimizer_for(module: nn.Module, head: nn.Module, settings: Settings) -> tor
 def accelerator_for(model: VideoModel, precision: str | None) -> Any:
     """Return an `accelerate.Accelerator` for the kind of device that a model is on.
 
-    Raises ModuleNotFoundError if accelerate is not installed, ValueError for another precision.
+    Raises ModuleNotFoundError if accelerate is not installed, ValueError for another precision, or
+    for one in which PyTorch computes wrong gradients.
     """
     try:
         from accelerate import Accelerator
@@ -93,6 +94,12 @@ def accelerator_for(model: VideoModel, precision: str | None) -> Any:
         ) from error
     if precision not in (None, "no", "bf16", "fp16"):
         raise ValueError(f"precision: expected 'no', 'bf16', 'fp16' or None, got {precision!r}")
+    # PyTorch 2.14 leaves part of these gradients unwritten: NaN, infinite, or any other number.
+    if precision == "bf16" and model.device.type == "cpu" and _has_wide_conv3d(model.network):
+        raise ValueError(
+            "precision: on a CPU, PyTorch's bf16 gradients of 3-D convolutions are wrong; "
+            "got 'bf16'. Take precision='no', or move the model to a GPU"
+        )
     if precision is None:
         precision = "no"
         if model.device.type == "cuda":
@@ -101,6 +108,12 @@ def accelerator_for(model: VideoModel, precision: str | None) -> Any:
     if not PartialState._shared_state or PartialState().num_processes == 1:
         AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(cpu=model.device.type == "cpu", mixed_precision=precision)
+
+
+def _has_wide_conv3d(module: nn.Module) -> bool:
+    return any(
+        isinstance(part, nn.Conv3d) and max(part.kernel_size) > 1 for part in module.modules()
+    )
 
 
 @contextmanager
