@@ -42,9 +42,9 @@ def reinitialised(model: VideoModel, clips: Sequence[Clip], seed: int = 0) -> Vi
     """Return a copy of a model before any training, its batch norms calibrated on clips.
 
     A fairer control than `randomised`: shuffled batch-norm statistics do not fit what passes
-    through, and the tubes of shuffled networks then peak at the border. Here every layer is initialised as
-    PyTorch does by default, and every batch norm takes the mean and variance that its channels have
-    on the clips. Parameters outside such layers, a class token say, are shuffled.
+    through, and the tubes of shuffled networks then peak at the border. Here every layer is
+    initialised as PyTorch does by default, and every batch norm takes the mean and variance that
+    its channels have on the clips. Parameters outside such layers, a class token say, are shuffled.
 
     Args:
         model: the network; it stays as it is.
@@ -92,8 +92,8 @@ def cascading_randomisation(
 
     Returns:
         A DataFrame, a row per stage: `layer`, the part shuffled last; `share` of the network's
-        parameters shuffled by then; `rank correlation` (Spearman over voxels), `|rank correlation|` and
-        `SSIM`. These are NaN if the randomised network's tube is constant: it resembles nothing,
+        parameters shuffled by then; `rank correlation` (Spearman over voxels),
+        `|rank correlation|` and `SSIM`. These are NaN if the randomised network's tube is constant: it resembles nothing,
         which is no pass.
 
     Raises:
