@@ -92,9 +92,9 @@ def cascading_randomisation(
 
     Returns:
         A DataFrame, a row per stage: `layer`, the part shuffled last; `share` of the network's
-        parameters shuffled by then; `rank correlation` (Spearman over voxels),
-        `|rank correlation|` and `SSIM`. These are NaN if the randomised network's tube is constant: it resembles nothing,
-        which is no pass.
+        parameters shuffled by then; `rank correlation` (Spearman over voxels), its absolute value
+        `|rank correlation|`, and `SSIM`. These are NaN if the randomised network's tube is
+        constant: it resembles nothing, which is no pass.
 
     Raises:
         KeyError: no such class or part.
