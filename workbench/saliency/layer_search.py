@@ -10,6 +10,7 @@ height and width lie is proved separately, see `place`.
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -207,7 +208,12 @@ class _Search:
     def run(self) -> Choices:
         """Search with a progress bar, which shows when the search takes over two seconds."""
         with tqdm(
-            desc="First clip: finding the layer to explain", unit=" passes", delay=2, leave=False
+            desc="First clip: finding the layer to explain",
+            unit=" passes",
+            delay=2,
+            leave=False,
+            # tqdm's own switch, which its bars for notebooks do not heed.
+            disable=bool(os.environ.get("TQDM_DISABLE")),
         ) as self.bar:
             return self._run()
 
