@@ -24,7 +24,7 @@ from ..datasets.table import Dataset
 from ..models.video_model import VideoModel
 from ..saliency.explaining import explain
 from ..saliency.explanation import Explanation
-from .explorer.app import Explorer, guarded
+from .explorer.app import Explorer, guarded, quietly
 from .explorer.widget import CSS, SCRIPT
 
 __all__ = ["Browser", "browse"]
@@ -128,7 +128,7 @@ class Browser(widgets.VBox):
         """
         if name not in self._index.index:
             raise KeyError(f"no clip {name!r} among the {len(self._index)} of {self._title}")
-        with self._quietly():
+        with quietly(self):
             if self.category.value not in ("", self._classes[name]):
                 self.category.value = self._classes[name]
                 self._list_clips()
@@ -172,14 +172,6 @@ class Browser(widgets.VBox):
     def _guarded(self, handler: Callable[[], None]) -> Callable[[Any], None]:
         return guarded(self, handler, lambda: f"{self.clip.value}: ")
 
-    @contextmanager
-    def _quietly(self) -> Iterator[None]:
-        before, self._quiet = self._quiet, True
-        try:
-            yield
-        finally:
-            self._quiet = before
-
     def _list_clips(self) -> None:
         """Offer the clips of the class, with any narrations, and pick the first."""
         chosen = self.category.value
@@ -190,7 +182,7 @@ class Browser(widgets.VBox):
 
     def _on_class(self) -> None:
         before = self.clip.value
-        with self._quietly():
+        with quietly(self):
             self._list_clips()
             if before in rows_of(self.clip):
                 self.clip.value = before

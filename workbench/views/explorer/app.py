@@ -299,7 +299,7 @@ class Explorer(widgets.VBox):
             by_share = self.unit.value == "share"
             tau = tau_for_share(weights, self._share) if by_share else self.tau.value
         span = (high - low) or 1.0  # equal weights: a slider needs some range even so
-        with self._quietly():
+        with quietly(self):
             self.tau.disabled = low == high
             self.tau.readout_format, self.tau.step = _number_format(span), span / _STEPS
             self.tau.max = max(self.tau.max, low + span)  # a slider refuses an inverted range
@@ -307,15 +307,6 @@ class Explorer(widgets.VBox):
             self.tau.max = high if high > low else low + span
             self.tau.value = low if tau is None else min(max(tau, low), high)
         self._on_tau()
-
-    @contextmanager
-    def _quietly(self) -> Iterator[None]:
-        """Change controls without calling their handlers."""
-        before, self._quiet = self._quiet, True
-        try:
-            yield
-        finally:
-            self._quiet = before
 
     def _compute(self, name: str, tau: float | None, feature: int | None) -> list[Tube]:
         weights = [ex.channel_weights(name) for ex in self.explanations]
@@ -367,6 +358,16 @@ class Explorer(widgets.VBox):
 
     def _page(self, _question: Any, _: Any) -> tuple[dict[str, Any], list[bytes]]:
         return {}, [self.page()]
+
+
+@contextmanager
+def quietly(app: Any) -> Iterator[None]:
+    """Change an app's controls without calling their handlers."""
+    before, app._quiet = app._quiet, True
+    try:
+        yield
+    finally:
+        app._quiet = before
 
 
 def guarded(
