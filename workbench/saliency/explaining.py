@@ -17,7 +17,7 @@ from ..models.video_model import Pass, VideoModel, find_module
 from .class_weights import KINDS, GradientWeights, HeadWeights, RecordedGraph, join_calls
 from .explanation import Explanation
 from .layer_search import Choices, LayerChoice, choose_layers, tolerance
-from .linear_heads import held_norm, linear_head, residual
+from .linear_heads import held_norm, joined_heads, linear_head, residual
 from .relevance import HeldLinear
 
 __all__ = ["explain", "explain_batch"]
@@ -186,11 +186,13 @@ def _head_weights(
     model: VideoModel, choice: LayerChoice, maps: tuple[torch.Tensor, ...], logits: torch.Tensor
 ) -> HeadWeights:
     """Return the head's weights, after testing on this clip that they give the logits."""
-    head = linear_head(find_module(model.network, choice.head or ""))
-    if head is None:
-        raise _OutdatedError
+    parts = (linear_head(find_module(model.network, name)) for name in choice.heads)
+    heads = [part for part in parts if part is not None and len(part.weight) == len(logits)]
     means = torch.cat([each.mean((1, 2, 3)) for each in maps])
-    if len(means) != head.weight.shape[1] or len(logits) != len(head.weight):
+    if len(heads) < len(choice.heads):
+        raise _OutdatedError
+    head = joined_heads(heads, choice.share)
+    if head.weight.shape[1] != len(means):
         raise _OutdatedError
     if choice.norm is not None:
         norm = find_module(model.network, choice.norm)
