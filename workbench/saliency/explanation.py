@@ -295,10 +295,22 @@ class Explanation:
 
 
 def _repeated(maps: torch.Tensor, grid: list[int]) -> torch.Tensor:
-    """Return maps (C, T', H', W') with each voxel repeated to a finer grid."""
+    """Return maps (C, T', H', W') on a finer grid, with the same means.
+
+    Each voxel is repeated. If an axis does not divide the finer one, a voxel there is the mean of
+    those that it overlaps, by how much it does.
+    """
     for axis, size in enumerate(grid, start=1):
-        if size > maps.shape[axis]:
-            maps = maps.repeat_interleave(size // maps.shape[axis], axis)
+        count = maps.shape[axis]
+        if size > count and size % count == 0:
+            maps = maps.repeat_interleave(size // count, axis)
+        elif size > count:
+            edges = torch.arange(size + 1, device=maps.device) / size
+            cells = torch.arange(count + 1, device=maps.device) / count
+            last = torch.minimum(edges[1:, None], cells[None, 1:])
+            first = torch.maximum(edges[:-1, None], cells[None, :-1])
+            share = (last - first).clamp(min=0) * size  # (size, count), each row adds up to 1
+            maps = torch.tensordot(maps, share.to(maps), ([axis], [1])).movedim(-1, axis)
     return maps
 
 

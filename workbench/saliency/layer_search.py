@@ -182,7 +182,7 @@ class _Search:
         survey = self._survey(len(logits))
         # A layer that passes the completeness test is proved as a sum.
         exact = None if self.first else self._by_identity(survey, output, logits, source)
-        if exact is not None and (exact.place is not None or not exact.guessed or not self.place):
+        if exact is not None and self._settled(exact):
             return exact
         # Otherwise, or if its voxels lie in no known order, the last layer with a map by which the
         # logits have a gradient.
@@ -202,14 +202,22 @@ class _Search:
     ) -> LayerChoice | None:
         """Return the last layer whose pooled maps give the logits through a linear head."""
         proof = linear_head_of(self.model, survey, logits)
+        single = None
         if proof is not None:
-            return self._placed(survey, _choice_of(proof, output, source))
+            single = self._placed(survey, _choice_of(proof, output, source))
+            if self._settled(single):
+                return single
+        # The mean over two views of the clip proves nothing about either view's place.
         streams = added_streams(self.model, survey, logits)
         if streams is None:
-            return None
+            return single
         choice = self._placed(survey, _choice_of(streams, output, source))
         # A mirrored or shuffled view of the clip is no stream of its own.
-        return choice if choice.place is not None or not self.place else None
+        return choice if choice.place is not None or not self.place else single
+
+    def _settled(self, choice: LayerChoice) -> bool:
+        """Return whether the layouts of a choice are proved, no guess, or not asked for."""
+        return choice.place is not None or not choice.guessed or not self.place
 
     # By gradient
 
