@@ -7,7 +7,7 @@ the workbench. `wrong_layouts` lists every other reading of the same output.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any
 
@@ -49,7 +49,6 @@ class Placed:
     family: str
     trains: bool = False
     call: int = 0
-    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def site(self) -> Call:
@@ -102,20 +101,18 @@ def _readings(right: Layout) -> Iterator[Layout]:
         orders = [f"n ({' '.join(order)}) c" for order in permutations("thw")]
         count = time * height * width
         grids = [
-            (n, tall, count // n // tall) for n in _divisors(count) for tall in _divisors(count // n)
+            (n, tall, count // n // tall)
+            for n in _divisors(count)
+            for tall in _divisors(count // n)
         ]
     for axes in orders:
         for grid in grids:
             yield replace(right, axes=axes, grid=grid)
             if right.lead:
                 # One token early: the class token as the first voxel, the last voxel left out.
-                yield replace(
-                    right, axes=axes, grid=grid, lead=right.lead - 1, tail=right.tail + 1
-                )
+                yield replace(right, axes=axes, grid=grid, lead=right.lead - 1, tail=right.tail + 1)
             if right.tail:
-                yield replace(
-                    right, axes=axes, grid=grid, lead=right.lead + 1, tail=right.tail - 1
-                )
+                yield replace(right, axes=axes, grid=grid, lead=right.lead + 1, tail=right.tail - 1)
 
 
 def _divisors(count: int) -> list[int]:
@@ -178,7 +175,9 @@ class TokenNetwork(Cells):
         axes = [2 + "thw".index(axis) for axis in self.order]
         tokens = maps.permute(0, *axes, 1).flatten(1, 3)
         parts = (tokens, self.extra) if self.tail else (self.extra, tokens)
-        tokens = self.norm(self.block(torch.cat([each.expand(len(x), -1, -1) for each in parts], 1)))
+        tokens = self.norm(
+            self.block(torch.cat([each.expand(len(x), -1, -1) for each in parts], 1))
+        )
         if self.pool == "mean":
             return self.fc(tokens.mean(1))
         return self.fc(tokens[:, -1 if self.tail else 0])
@@ -242,7 +241,9 @@ FLAT = spec(16, 32)
 WIDE = wb.InputSpec(16, (32, 64), mean=(0.45,) * 3, std=(0.225,) * 3)
 
 
-def _hand(build: Any, input: wb.InputSpec, layer: str, axes: str, grid: Any, **layout: Any) -> Placed:
+def _hand(
+    build: Any, input: wb.InputSpec, layer: str, axes: str, grid: Any, **layout: Any
+) -> Placed:
     return Placed(build, input, layer, Layout(axes, grid, **layout), "hand-written", trains=True)
 
 
@@ -345,11 +346,13 @@ class Pictures(nn.Module):
 CLIPS = spec(8, 64, time_first=True, keyword="pixel_values")
 
 
-def _hugging(build: Any, layer: str, axes: str, grid: Any, input: Any = CLIPS, **layout: Any) -> Placed:
+def _hugging(
+    build: Any, layer: str, axes: str, grid: Any, input: Any = CLIPS, **layout: Any
+) -> Placed:
     return Placed(build, input, layer, Layout(axes, grid, **layout), "transformers, video")
 
 
-TRANSFORMERS: dict[str, Placed] = {
+VIDEO: dict[str, Placed] = {
     "VideoMAE": _hugging(
         _video("VideoMAE", use_mean_pooling=False), "videomae.encoder.layer.0", TOKENS, (4, 4, 4)
     ),
@@ -360,28 +363,147 @@ TRANSFORMERS: dict[str, Placed] = {
         _video("VideoMAE", patch_size=8), "videomae.encoder.layer.1", TOKENS, (4, 8, 8)
     ),
     "TimeSformer, divided": _hugging(
-        _video("Timesformer"), "timesformer.encoder.layer.0", SPACE_FIRST, (8, 4, 4), lead=1
+        _video("Timesformer"), "timesformer.encoder.layer.0.output", SPACE_FIRST, (8, 4, 4), lead=1
     ),
     "TimeSformer, joint": _hugging(
         _video("Timesformer", attention_type="joint_space_time"),
-        "timesformer.encoder.layer.0", SPACE_FIRST, (8, 4, 4), lead=1,
-    ),
-    "TimeSformer, space only": _hugging(
-        _video("Timesformer", attention_type="space_only"),
-        "timesformer.encoder.layer.0", FRAME_TOKENS, (8, 4, 4), lead=1,
+        "timesformer.encoder.layer.0.output", SPACE_FIRST, (8, 4, 4), lead=1,
     ),
     "ViViT": _hugging(
-        _video("Vivit", tubelet_size=[2, 16, 16]), "vivit.encoder.layer.0", TOKENS, (4, 4, 4), lead=1
+        _video("Vivit", tubelet_size=[2, 16, 16]), "vivit.layers.0", TOKENS, (4, 4, 4), lead=1
     ),
     "ViViT, patches of 8": _hugging(
-        _video("Vivit", tubelet_size=[2, 8, 8]), "vivit.encoder.layer.0", TOKENS, (4, 8, 8), lead=1
+        _video("Vivit", tubelet_size=[2, 8, 8]), "vivit.layers.0", TOKENS, (4, 8, 8), lead=1
     ),
     "V-JEPA 2": _hugging(
         _video(
             "VJEPA2", crop_size=64, frames_per_clip=8, num_pooler_layers=1, pred_hidden_size=32,
             pred_num_attention_heads=4, pred_num_hidden_layers=1, hidden_size=48,
         ),
-        "vjepa2.encoder.layer.0", TOKENS, (4, 4, 4),
+        "vjepa2.encoder.layer.0.norm2", TOKENS, (4, 4, 4),
         spec(8, 64, time_first=True, keyword="pixel_values_videos"),
     ),
 }  # fmt: skip
+
+
+def _known(name: str) -> Placed:
+    """Return a network of `networks`, whose layer and grid are written there."""
+    network = NETWORKS.get(name) or PICTURE_NETWORKS[name]
+    layer = network.layer.split(" + ")[0]
+    axes = FRAMES if name in PICTURE_NETWORKS else VOLUME
+    grid = (8, 2, 2) if name == "slowfast" else network.grid
+    if name.startswith("swin3d"):
+        axes = LAST
+    elif name == "timm/swin_tiny_patch4_window7_224":
+        axes = FRAMES_LAST
+    elif name.startswith("mvit"):
+        axes = TOKENS
+    elif network.lead or "hiera" in name:
+        axes = FRAME_TOKENS
+    family = "2-D networks, by frame" if name in PICTURE_NETWORKS else "3-D networks"
+    return Placed(network.build, network.input, layer, Layout(axes, grid, network.lead), family)
+
+
+LARGE = ("swin3d_t", "vit_b_16", "convnext_tiny", "densenet121", "timm/ghostnet_100")
+LIBRARY: dict[str, Placed] = {
+    name: _known(name)
+    for name, network in {**NETWORKS, **PICTURE_NETWORKS}.items()
+    if not network.slow and name not in LARGE
+}
+
+FOUR_STAGES = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
+ATTENTION_STAGES = {**FOUR_STAGES, "num_attention_heads": [1, 2, 2, 4]}
+VIT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "image_size": 64,
+    "patch_size": 16,
+}
+DINO = {name: value for name, value in VIT.items() if name != "intermediate_size"}
+SWIN = {"image_size": 64, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 4], "window_size": 4}
+STEM = {"embedding_size": 8, "hidden_sizes": [8, 16, 32], "depths": [1, 1, 1]}
+
+
+def _picture(kind: str, layer: str, axes: str, side: int, lead: int = 0, **options: Any) -> Placed:
+    """Return one of transformers' picture classifiers on four frames of 64×64."""
+    return Placed(
+        lambda: TSN(Pictures(kind, **options)),
+        spec(4, 64),
+        f"backbone.model.{layer}",
+        Layout(axes, (4, side, side), lead),
+        "2-D networks, by frame",
+    )
+
+
+HUGGING_PICTURES: dict[str, Placed] = {
+    "hf/ViT": _picture("ViT", "vit.layers.0", FRAME_TOKENS, 4, 1, **VIT),
+    "hf/ViT-MSN": _picture("ViTMSN", "vit.layers.0", FRAME_TOKENS, 4, 1, **VIT),
+    "hf/BEiT": _picture("Beit", "beit.layernorm", FRAME_TOKENS, 4, 1, **VIT),
+    "hf/Data2Vec": _picture("Data2VecVision", "data2vec_vision.layernorm", FRAME_TOKENS, 4, 1, **VIT),
+    "hf/DINOv2": _picture("Dinov2", "dinov2.layernorm", FRAME_TOKENS, 4, 1, **DINO),
+    "hf/DINOv2, registers": _picture(
+        "Dinov2WithRegisters", "dinov2_with_registers.layernorm", FRAME_TOKENS, 4, 5,
+        num_register_tokens=4, **DINO,
+    ),
+    "hf/I-JEPA": _picture("IJepa", "ijepa.layernorm", FRAME_TOKENS, 4, **VIT),
+    "hf/SigLIP": _picture(
+        "Siglip", "vision_model.post_layernorm", FRAME_TOKENS, 4, vision_config=VIT,
+        text_config={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4},
+    ),
+    "hf/ConvNeXt": _picture("ConvNext", "convnext.encoder.stages.3", FRAMES, 2, **FOUR_STAGES),
+    "hf/ConvNeXt 2": _picture("ConvNextV2", "convnextv2.encoder.stages.3", FRAMES, 2, **FOUR_STAGES),
+    "hf/Swin": _picture("Swin", "swin.layernorm", FRAME_TOKENS, 8, **SWIN),
+    "hf/Swin 2": _picture("Swinv2", "swinv2.layernorm", FRAME_TOKENS, 8, **SWIN),
+    "hf/ResNet": _picture(
+        "ResNet", "resnet.encoder.stages.2", FRAMES, 4, layer_type="basic", **STEM
+    ),
+    "hf/ResNet, bottlenecks": _picture(
+        "ResNet", "resnet.encoder.stages.2", FRAMES, 4, layer_type="bottleneck", **STEM
+    ),
+    "hf/RegNet": _picture(
+        "RegNet", "regnet.encoder.stages.3", FRAMES, 2, embedding_size=8,
+        hidden_sizes=[16, 32, 32, 64], depths=[1, 1, 1, 1], groups_width=8,
+    ),
+    "hf/MobileNet": _picture(
+        "MobileNetV1", "mobilenet_v1.layer.25", FRAMES, 2, image_size=64, depth_multiplier=0.25
+    ),
+    "hf/MobileNet 2": _picture(
+        "MobileNetV2", "mobilenet_v2.conv_1x1", FRAMES, 2, image_size=64, depth_multiplier=0.35
+    ),
+    "hf/MobileViT": _picture(
+        "MobileViT", "mobilevit.conv_1x1_exp", FRAMES, 2, image_size=64, hidden_sizes=[16, 24, 32],
+        neck_hidden_sizes=[8, 8, 16, 16, 24, 24, 64],
+    ),
+    "hf/MobileViT 2": _picture(
+        "MobileViTV2", "mobilevitv2.encoder.layer.4", FRAMES, 2, image_size=64, width_multiplier=0.5
+    ),
+    "hf/PVT 2": _picture(
+        "PvtV2", "pvt_v2.encoder.layers.3.layer_norm", FRAME_TOKENS, 2, image_size=64,
+        **ATTENTION_STAGES,
+    ),
+    "hf/SegFormer": _picture("Segformer", "segformer.stages.3", FRAMES, 2, **ATTENTION_STAGES),
+    "hf/PoolFormer": _picture("PoolFormer", "norm", FRAMES, 2, **FOUR_STAGES),
+    "hf/FocalNet": _picture(
+        "FocalNet", "focalnet.layernorm", FRAME_TOKENS, 2, image_size=64, embed_dim=16,
+        depths=[1, 1, 1, 1],
+    ),
+    "hf/BiT": _picture(
+        "Bit", "bit.norm", FRAMES, 2, embedding_size=8, hidden_sizes=[16, 32, 64, 64],
+        depths=[1, 1, 1, 1], num_groups=2,
+    ),
+    "hf/SwiftFormer": _picture(
+        "SwiftFormer", "norm", FRAMES, 2, embed_dims=[16, 16, 32, 32], depths=[1, 1, 1, 1]
+    ),
+}  # fmt: skip
+
+PLACED: dict[str, Placed] = {**HAND, **VIDEO, **LIBRARY, **HUGGING_PICTURES}
+
+# Frames in a row, one vector each: every reading of them as pictures is wrong.
+ROW = Placed(ByFrame, FLAT, "block", Layout(TOKENS, (1, 4, 4)), "hand-written")
+ROW_READINGS = [
+    Layout(axes, grid)
+    for axes in (TOKENS, SPACE_FIRST)
+    for grid in ((1, 4, 4), (1, 2, 8), (1, 8, 2), (2, 2, 4), (2, 4, 2), (4, 2, 2))
+]
