@@ -60,6 +60,9 @@ class LayerChoice:
         norm: dotted name of a LayerNorm between pooling and head.
         place: score of the proof of place; None: not proved.
         independent: the output is a sigmoid for each class.
+        time_axis: of answers over time, the axis that counts them in the output of `logits`; None:
+            one answer for the clip.
+        overwrites: the network overwrites values that its gradients need.
     """
 
     output: str
@@ -70,6 +73,8 @@ class LayerChoice:
     share: float = 1.0
     place: float | None = None
     independent: bool = False
+    time_axis: int | None = None
+    overwrites: bool = False
 
     @property
     def layer(self) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
-from ..models.hooks import Call
+from ..models.hooks import Call, keeping_saved_values
 from ..models.video_model import Pass
 from .candidates import Site
 from .class_weights import join_calls
@@ -28,11 +29,13 @@ class Dependence:
         sites: the layers, the last one first.
         logits: (N,) with gradients.
         outputs: what each layer gave, a tensor for each call.
+        overwrites: the network overwrites values that gradients need, so copies were recorded.
     """
 
     sites: list[Site]
     logits: torch.Tensor
     outputs: dict[Call, list[torch.Tensor]]
+    overwrites: bool = False
 
     @classmethod
     def record(
@@ -42,6 +45,7 @@ class Dependence:
         output: str,
         source: Call | None,
         cut: Sequence[Site] = (),
+        overwrites: bool = False,
     ) -> Dependence:
         """Run the network once, recording gradients from the earliest of some layers on.
 
@@ -51,24 +55,33 @@ class Dependence:
             output: the name of the output whose logits are meant.
             source: the layer that gives the logits; None: the output itself.
             cut: layers through which no gradient flows.
+            overwrites: record copies, because the network overwrites what gradients need.
         """
         calls = [site.call for site in sites]
         ends = [site.call for site in cut]
         wanted = [*calls, *ends, *([] if source is None else [source])]
-        passed = run(wanted, gradients_from=(calls[-1], *ends))
+        within = keeping_saved_values() if overwrites else None
+        passed = run(wanted, gradients_from=(calls[-1], *ends), within=within)
         logits = passed.outputs[output] if source is None else passed.taken[source][-1]
-        return cls(list(sites), logits, passed.taken)
+        recorded = cls(list(sites), logits, passed.taken, overwrites)
+        try:
+            recorded._by_logits  # noqa: B018 - computed once, here
+        except RuntimeError as error:
+            if overwrites or "inplace" not in str(error):
+                raise
+            return cls.record(run, sites, output, source, cut, overwrites=True)
+        return recorded
 
     def reached(self) -> list[Site]:
         """Return the layers by whose maps the logits vary, the last one first.
 
         The head of a class token leaves the other tokens of the last layers without a gradient.
         """
-        return [s for s, gradient in self._by_logits().items() if _varies(s, gradient)]
+        return [s for s, gradient in self._by_logits.items() if _varies(s, gradient)]
 
     def touched(self) -> bool:
         """Return whether the logits depend on any of the layers at all, whatever its layout."""
-        return any(bool(gradient.any()) for gradient in self._by_logits().values())
+        return any(bool(gradient.any()) for gradient in self._by_logits.values())
 
     def streams(self, last: Site, reached: Sequence[Site], count: int) -> tuple[Site, ...]:
         """Return `last` and up to `count - 1` layers that lie beside it, in another stream.
@@ -90,6 +103,7 @@ class Dependence:
                 behind |= {site, *before}
         return tuple(chosen)
 
+    @cached_property
     def _by_logits(self) -> dict[Site, torch.Tensor]:
         # A random mixture of the logits has a gradient wherever any of them has.
         generator = torch.Generator().manual_seed(0)

@@ -23,6 +23,7 @@ from .candidates import Choices, LayerChoice, Site, Survey
 from .class_weights import join_calls
 from .completeness import HeadProof, added_streams, check_head, linear_head_of, tolerance
 from .dependence import Dependence
+from .frame_answers import answers_before_activation
 from .layer_outputs import LayerOutput, Recorder
 from .linear_heads import all_heads_are_zero, before_activation
 from .place import PROVED, best_reading, respond
@@ -127,6 +128,8 @@ class _Search:
     # What every layer gave in the first pass, and the outputs of that pass.
     seen: list[LayerOutput] = field(default_factory=list, init=False)
     outputs: dict[str, torch.Tensor] = field(default_factory=dict, init=False)
+    # Whether the network overwrites values that gradients need.
+    overwrites: bool = field(default=False, init=False)
     # Whether a second pass has shown that the network repeats its answer, or does not.
     repeated: bool = field(default=False, init=False)
 
@@ -162,16 +165,29 @@ class _Search:
     def _choices(self) -> Choices:
         # One pass shows what every layer gives: its shape, and the means of its maps.
         recorder = Recorder(self.model.network, tuple(self.x.shape[2:]))  # type: ignore[arg-type]
-        self.outputs = self._pass(observe=recorder).outputs
+        passed = self._pass(observe=recorder)
+        self.outputs = passed.outputs
         self.seen = recorder.outputs()
         check_head(self.model, [row.shape[1] for row in self.outputs.values()])
         choices: Choices = {}
         for name, row in self.outputs.items():
             # The head gives logits; a softmax or sigmoid after it hides them in an earlier layer.
-            logits, source, independent = before_activation(self.seen, row[0].float())
+            time_axis = None
+            if name in passed.answers:
+                answers, source, time_axis, independent = answers_before_activation(
+                    self.seen, passed.answers[name][0]
+                )
+                logits = answers.mean(0)
+            else:
+                logits, source, independent = before_activation(self.seen, row[0].float())
             choice = self._choice(name, logits, source)
             if choice is not None:
-                choices[name] = replace(choice, independent=independent)
+                choices[name] = replace(
+                    choice,
+                    independent=independent,
+                    time_axis=time_axis,
+                    overwrites=self.overwrites,
+                )
         self._check_found(choices)
         if not self.repeated:
             self._pass()  # only to see whether the answer is the same
@@ -364,7 +380,11 @@ class _Search:
     def _dependence(
         self, sites: Sequence[Site], choice: LayerChoice, cut: tuple[Site, ...] = ()
     ) -> Dependence:
-        return Dependence.record(self._pass, sites, choice.output, choice.logits, cut)
+        dependence = Dependence.record(
+            self._pass, sites, choice.output, choice.logits, cut, self.overwrites
+        )
+        self.overwrites = dependence.overwrites
+        return dependence
 
     # Place
 
