@@ -327,6 +327,93 @@ def test_half_precision_does_not_accept_a_wrong_layer(x):
     assert not explained(network, x).exact
 
 
+class TwoStreams(nn.Module):
+    """S10: RGB and frame differences; their logits, or their probabilities, are joined."""
+
+    def __init__(self, join):
+        super().__init__()
+        self.rgb = nn.Sequential(nn.Conv3d(3, 16, (2, 8, 8), (2, 8, 8)), nn.ReLU())
+        self.diff = nn.Sequential(nn.Conv3d(3, 12, (3, 8, 8), (3, 8, 8)), nn.ReLU())
+        self.fc, self.fc_diff = nn.Linear(16, 5), nn.Linear(12, 5)
+        self.join = join
+
+    def streams(self, x):
+        return self.rgb(x), self.diff(x[:, :, 1:] - x[:, :, :-1])
+
+    def forward(self, x):
+        rgb, diff = (maps.mean((2, 3, 4)) for maps in self.streams(x))
+        return self.join(self.fc(rgb), self.fc_diff(diff))
+
+
+@pytest.mark.parametrize("share", [1, 0.5], ids=["added", "averaged"])
+def test_two_streams_are_explained_together_and_add_up(x, share):
+    network = TwoStreams(lambda one, other: share * (one + other))
+    ex = explained(network, x)
+    assert ex.exact
+    assert ex.residual < 1e-5
+    assert ex.place >= PROVED
+    assert ex.pathways == ("rgb", "diff")
+    with torch.no_grad():
+        for maps, own in zip(ex.maps, network.streams(x)):
+            torch.testing.assert_close(maps, own[0])
+    for number in range(5):
+        own = [ex.tube(number, pathway=name).map.mean() for name in ex.pathways]
+        total = sum(own) + float(ex.bias[number])
+        assert total == pytest.approx(float(ex.logits[number]), abs=1e-5)
+        # 5 voxels in time and 8 have no common grid, and yet the sum keeps its mean.
+        assert ex.tube(number).map.shape == (8, 4, 6)
+        assert ex.tube(number).map.mean() == pytest.approx(sum(own), abs=1e-5)
+        assert min(ex.tube(number, pathway=name).map.std() for name in ex.pathways) > 0
+
+
+def test_two_streams_that_do_not_add_up_are_both_explained_by_gradients(x):
+    network = TwoStreams(lambda one, other: (one.softmax(1) + other.softmax(1)) / 2)
+    ex = explained(network, x)
+    assert (ex.exact, ex.pathways) == (False, ("rgb", "diff"))
+    assert ex.place >= PROVED
+    # What a class gains when a feature of either stream is raised.
+    maps = [each.detach().requires_grad_() for each in network.streams(x)]
+    rows = [maps[0].mean((2, 3, 4)), maps[1].mean((2, 3, 4))]
+    joined = network.join(network.fc(rows[0]), network.fc_diff(rows[1]))
+    gradients = torch.autograd.grad(joined.log()[0, 3], maps)
+    by_hand = torch.cat([each.sum((0, 2, 3, 4)) for each in gradients])
+    torch.testing.assert_close(ex.class_weights(3), by_hand, rtol=1e-4, atol=1e-6)
+    alone = wb.explain(wb.wrap_model(network.eval(), SPEC, layer="diff"), x)
+    assert alone.pathways == ("diff",)
+
+
+def test_two_streams_through_the_same_layers_are_both_explained(x):
+    def views(x):
+        still = x[:, :, :1].expand_as(x)
+        return [x, x - still]
+
+    network = Repeated(views)
+    ex = explained(network, x)
+    assert (ex.exact, ex.layer) == (True, "net + net")
+    assert ex.place >= PROVED
+    with torch.no_grad():
+        for maps, view in zip(ex.maps, views(x)):
+            torch.testing.assert_close(maps, network.net(view)[0])
+
+
+def test_positions_and_branches_of_a_block_are_no_streams(x):
+    class Branches(Stem):
+        """Positions beside the clip, and two branches of one stem."""
+
+        def __init__(self):
+            super().__init__()
+            self.positions = nn.Embedding(192, 16)
+            self.left, self.right = nn.Conv3d(16, 16, 1), nn.Conv3d(16, 16, 1)
+
+        def forward(self, x):
+            positions = self.positions(torch.arange(192)[None]).mT.unflatten(2, (8, 4, 6))
+            maps = self.stem(x) + positions
+            both = torch.tanh(self.left(maps)) + torch.tanh(self.right(maps))
+            return self.fc(torch.tanh(both.mean((2, 3, 4))))
+
+    assert len(explained(Branches(), x).maps) == 1
+
+
 # The cost, and what stays as it was
 
 

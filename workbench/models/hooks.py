@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import nn
 
-__all__ = ["EVERY", "Call", "Observer", "Taken", "find_module", "observing", "taking"]
+__all__ = [
+    "EVERY",
+    "Call",
+    "Observer",
+    "Taken",
+    "find_module",
+    "keeping_saved_values",
+    "observing",
+    "taking",
+]
 
 EVERY = -1  # all calls of a layer, for one that sees a frame at a time
 
@@ -81,6 +90,15 @@ def observing(network: nn.Module, observer: Observer) -> Iterator[None]:
                 )
                 stack.callback(handle.remove)
         yield
+
+
+def keeping_saved_values() -> AbstractContextManager[Any]:
+    """Record graphs that stay valid if the network overwrites what a layer gave.
+
+    `x = relu(x); x += shortcut` cannot be differentiated otherwise. Costs a copy of every tensor
+    that the backward pass needs.
+    """
+    return torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach().clone(), lambda t: t)
 
 
 def find_module(module: nn.Module, name: str) -> nn.Module:

@@ -18,8 +18,10 @@ from torch import nn
 from ..clips.clip import Clip
 from .hooks import Call, Observer, Taken, find_module, observing, taking
 from .input_spec import InputSpec
+from .locks import network_lock
 from .memory_formats import faster_channels_last, in_channels_last
 from .outputs import are_probabilities, as_logits, named_outputs, pick_output
+from .time_axes import by_answer, find_time_axis
 
 __all__ = ["Pass", "VideoModel", "bare", "find_module", "wrap_model"]
 
@@ -33,12 +35,15 @@ class Pass:
     """What one forward pass gave.
 
     Attributes:
-        outputs: the network's outputs by name, each (N, classes).
+        outputs: the network's outputs by name, each (N, classes); of an output over time the mean
+            of its answers.
         taken: the outputs of the layers asked for, see `hooks.taking`.
+        answers: of outputs over time all answers, (N, K, classes).
     """
 
     outputs: dict[str, torch.Tensor]
     taken: Taken
+    answers: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(eq=False, repr=False)
@@ -46,8 +51,9 @@ class VideoModel:
     """A network, how it takes clips, and its class names.
 
     Attributes:
-        module: the network, (1, 3, T, H, W) to logits (1, N), or to several outputs in a tuple or a
-            dict. It belongs to the user: nothing here changes it for good.
+        module: the network, (1, 3, T, H, W) to logits (1, N), or to (1, T, N) or (1, N, T) if it
+            answers over time, or to several outputs in a tuple or a dict. It belongs to the user:
+            nothing here changes it for good.
         input: how clips become its input.
         classes: N names; None numbers them once the first logits are seen.
         layer, head: dotted names of the layer to explain and of its linear head; None: found and
@@ -57,6 +63,10 @@ class VideoModel:
         name: what to call the model.
         precision: torch.float16 or torch.bfloat16 to run in mixed precision; None: as the weights.
         named: class names of further outputs.
+        time_axis: which axis of the output counts time steps, 1 or 2, for a network that answers
+            over time; None: found, see `time_axes`.
+        answer_frames: the frame that each answer over time belongs to, from 0, fractions allowed;
+            None: the answers share the clip evenly.
     """
 
     module: nn.Module
@@ -68,6 +78,10 @@ class VideoModel:
     output: str | None = None
     precision: torch.dtype | None = None
     named: dict[str, list[str]] = field(default_factory=dict)
+    time_axis: int | None = None
+    answer_frames: Sequence[float] | None = None
+    # Which axis of each output counts time steps, once known.
+    _time_axes: dict[str, int] = field(default_factory=dict, init=False)
     # Whether channels last is the faster memory format, by input size and kind of device.
     _faster_last: dict[Any, bool] = field(default_factory=dict, init=False)
 
@@ -140,9 +154,10 @@ class VideoModel:
         calls, starts = set(take), set(gradients_from)
         called = network or self.network
         if training:
-            return Pass(named_outputs(self._call(called, x), len(x)), {})
+            return self._read(called, x, self._call(called, x), {})
         # A user's own inference mode would leave tensors that refuse to be differentiated.
         with (
+            network_lock(self.network),
             torch.inference_mode(False),
             _eval_mode(self.network),
             _own_buffers(self.network),
@@ -157,17 +172,21 @@ class VideoModel:
                 within or nullcontext(),
             ):
                 output = self._call(called, x)
-                outputs = named_outputs(output, len(x))
-            if not all(each.isfinite().all() for each in chain(outputs.values(), *taken.values())):
+            with torch.inference_mode(not starts), torch.set_grad_enabled(bool(starts)):
+                passed = self._read(called, x, output, taken)
+            values = chain(passed.outputs.values(), *taken.values())
+            if not all(each.isfinite().all() for each in values):
                 self._raise_on_nan(called, x)
         if missing := calls - set(taken):
             raise KeyError(f"{', '.join(call.layer for call in missing)} gave no tensor")
         if starts:
-            return Pass(outputs, taken)
+            return passed
         # Inference tensors would refuse to take part in a user's own gradients.
-        outputs = {name: each.clone() for name, each in outputs.items()}
-        taken = {call: [each.clone() for each in copies] for call, copies in taken.items()}
-        return Pass(outputs, taken)
+        return Pass(
+            {name: each.clone() for name, each in passed.outputs.items()},
+            {call: [each.clone() for each in copies] for call, copies in taken.items()},
+            {name: each.clone() for name, each in passed.answers.items()},
+        )
 
     def main_output(self, outputs: Mapping[str, torch.Tensor]) -> str:
         """Return the name of the output that is meant, of several (…, classes)."""
@@ -236,6 +255,52 @@ class VideoModel:
         number = names.index(target) if isinstance(target, str) else target
         probabilities = rows if are_probabilities(rows[0]) else rows.softmax(1)
         return probabilities[:, number].cpu().numpy()
+
+    def _read(self, network: nn.Module, x: torch.Tensor, output: Any, taken: Taken) -> Pass:
+        """Return what a network returned for inputs (N, 3, T, H, W), with its time axes named."""
+        outputs, answers = {}, {}
+        for name, part in self._named(output, x).items():
+            answer = by_answer(part, self._axis_of_time(network, x, name, tuple(part.shape)))
+            if answer.ndim == 2:
+                outputs[name] = answer
+            else:
+                outputs[name] = answer.mean(1)
+                answers[name] = answer
+        return Pass(outputs, taken, answers)
+
+    def _named(self, output: Any, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        wanted = {*self.named} if self.output is None else {*self.named, self.output}
+        return named_outputs(output, len(x), x.shape[2], wanted)
+
+    def _axis_of_time(
+        self, network: nn.Module, x: torch.Tensor, name: str, shape: tuple[int, ...]
+    ) -> int:
+        """Return the axis of an output that counts time steps; what is found is remembered."""
+        if self.time_axis is not None and self.time_axis < len(shape):
+            return self.time_axis
+        if name not in self._time_axes:
+            names = self.named.get(name, self.classes)
+
+            def other() -> tuple[int, ...] | None:
+                """Return the output's shape for one clip of half or twice the length."""
+                for longer in (x[:1, :, : x.shape[2] // 2], torch.cat([x[:1], x[:1]], 2)):
+                    try:
+                        with torch.no_grad():
+                            parts = self._named(self._call(network, longer), longer)
+                    except ValueError:
+                        continue
+                    if name in parts and parts[name].ndim == len(shape):
+                        return tuple(parts[name].shape)
+                return None
+
+            self._time_axes[name] = find_time_axis(
+                name,
+                (1, *shape[1:]),
+                frames=x.shape[2],
+                classes=None if names is None else len(names),
+                other=other,
+            )
+        return self._time_axes[name]
 
     @contextmanager
     def _memory_format(self, network: nn.Module, x: torch.Tensor) -> Iterator[None]:
@@ -319,6 +384,8 @@ def wrap_model(
     name: str = "",
     output: str | None = None,
     precision: torch.dtype | None = None,
+    time_axis: int | None = None,
+    answer_frames: Sequence[float] | None = None,
 ) -> VideoModel:
     """Make any video network that is an `nn.Module` ready for `wb.explain`.
 
@@ -336,15 +403,23 @@ def wrap_model(
         output: which of several outputs to explain first, by key, or by position as a text.
         precision: torch.float16 or torch.bfloat16 to run in mixed precision, which halves the
             memory that a GPU needs.
+        time_axis: for a network that answers over time, which axis of its output counts the time
+            steps: 1 for (1, T, N) or (1, T), 2 for (1, N, T). None: the axis that is not as long as
+            `classes`, or that changes with the length of the clip.
+        answer_frames: the frame that each of its answers belongs to, from 0, fractions allowed;
+            None: the answers share the clip evenly.
 
     Raises:
         TypeError: not an `nn.Module`.
+        ValueError: `time_axis` is neither 1 nor 2.
         KeyError: no layer of that name; the message lists the nearest names.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"expected a torch.nn.Module, got {type(module).__name__}")
     if isinstance(module, torch.jit.ScriptModule):
         raise TypeError("a TorchScript module hides its layers: give the module it was made from")
+    if time_axis not in (None, 1, 2):
+        raise ValueError(f"time_axis: expected 1, 2 or None, got {time_axis!r}")
     for wanted in (layer, head):
         if wanted is not None:
             find_module(bare(module), wanted)
@@ -369,6 +444,8 @@ def wrap_model(
         output=output,
         precision=precision,
         named=named,
+        time_axis=time_axis,
+        answer_frames=None if answer_frames is None else list(answer_frames),
     )
 
 

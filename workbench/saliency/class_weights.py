@@ -14,9 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import torch
 
+from ..models.locks import NetworkLock
 from .layouts import Layout
 
 __all__ = [
@@ -75,11 +77,13 @@ class RecordedGraph:
         logits: (batch, N), with gradients.
         outputs: for each pathway what its layer gave, a tensor for each call.
         layouts: of each pathway.
+        lock: of the network, whose weights the backward pass reads.
     """
 
     logits: torch.Tensor
     outputs: tuple[list[torch.Tensor], ...]
     layouts: tuple[Layout, ...]
+    lock: NetworkLock = field(default_factory=NetworkLock)
     _gradients: dict[int, list[torch.Tensor]] = field(default_factory=dict, init=False)
 
     def gradients(self, class_id: int) -> list[torch.Tensor]:
@@ -91,19 +95,23 @@ class RecordedGraph:
             RuntimeError: the explanation was copied or loaded, or the network's weights changed.
         """
         if class_id not in self._gradients:
-            every = [output for outputs in self.outputs for output in outputs]
-            try:
-                # Whatever mode the user's own code is in.
-                with torch.inference_mode(False), torch.enable_grad():
-                    total = self.logits[:, class_id].sum()
-                    found = iter(torch.autograd.grad(total, every, retain_graph=True))
-            except RuntimeError as error:
-                raise RuntimeError(f"{GONE} ({error})") from error
-            self._gradients[class_id] = [
-                layout.arranged(join_calls(list(islice(found, len(outputs))))).float()
-                for layout, outputs in zip(self.layouts, self.outputs)
-            ]
+            self._gradients[class_id] = self.gradients_of((slice(None), class_id))
         return self._gradients[class_id]
+
+    def gradients_of(self, index: tuple[Any, ...]) -> list[torch.Tensor]:
+        """Return the gradients of the sum of some logits; see `gradients`. They are not kept."""
+        every = [output for outputs in self.outputs for output in outputs]
+        try:
+            # Whatever mode the user's own code is in.
+            with self.lock, torch.inference_mode(False), torch.enable_grad():
+                total = self.logits[index].sum()
+                found = iter(torch.autograd.grad(total, every, retain_graph=True))
+        except RuntimeError as error:
+            raise RuntimeError(f"{GONE} ({error})") from error
+        return [
+            layout.arranged(join_calls(list(islice(found, len(outputs))))).float()
+            for layout, outputs in zip(self.layouts, self.outputs)
+        ]
 
 
 @dataclass(eq=False)

@@ -7,17 +7,28 @@ weights: those of the linear head if `layer_search` has proved it, gradients oth
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
 
 from ..clips.clip import Clip
+from ..models.hooks import keeping_saved_values
+from ..models.locks import network_lock
 from ..models.outputs import as_logits
+from ..models.time_axes import answer_times
 from ..models.video_model import Pass, VideoModel, find_module
 from .class_weights import KINDS, GradientWeights, HeadWeights, RecordedGraph, join_calls
 from .explanation import Explanation
+from .frame_answers import (
+    FrameAnswers,
+    FrameGradientWeights,
+    FrameHeadWeights,
+    as_answers,
+    frame_head_weights,
+)
 from .layer_search import Choices, LayerChoice, choose_layers, tolerance
-from .linear_heads import held_norm, linear_head, residual
+from .linear_heads import heads_of, held_norm, joined_heads, linear_head, residual
 from .relevance import HeldLinear
 
 __all__ = ["explain", "explain_batch"]
@@ -45,7 +56,9 @@ def explain(
             by six more passes; see `saliency.place`.
 
     Returns:
-        An `Explanation` of the first output, if the network has several (or of `model.output`). The
+        An `Explanation` of the first output, if the network has several (or of `model.output`). If
+        the network answers over time, `logits` is the mean of its answers, and `tube(frame=…)`
+        explains single ones. Several threads may explain the same network, one after another. The
         network's training flags, hooks, gradients and memory format are as before.
 
     Raises:
@@ -73,7 +86,11 @@ def explain_batch(
     if weights is not None and weights not in KINDS:
         raise ValueError(f"weights: expected None or one of {', '.join(KINDS)}; got {weights!r}")
     # Inference mode would leave tensors that cannot be differentiated, and autocast rounds.
-    with torch.inference_mode(False), torch.autocast(model.device.type, enabled=False):
+    with (
+        network_lock(model.network),
+        torch.inference_mode(False),
+        torch.autocast(model.device.type, enabled=False),
+    ):
         prepared = [clip if isinstance(clip, tuple) else model.prepare(clip) for clip in clips]
         seen = [clip for clip, _ in prepared]
         x = torch.cat([tensor for _, tensor in prepared])
@@ -104,12 +121,20 @@ def _explanations(
     for choice in choices.values():
         sites = {site.call for site in choice.sites}
         calls |= sites if choice.logits is None else {*sites, choice.logits}
-        if weights is not None or choice.head is None:
+        # Single answers over time may need gradients even if their mean does not.
+        if weights is not None or choice.head is None or choice.time_axis is not None:
             starts |= sites
     try:
-        held = HeldLinear() if weights == "relevance" else None
-        passed = model.run(x, calls, gradients_from=starts, within=held)
-        logits = {name: _logits(passed, choice, len(x)) for name, choice in choices.items()}
+        with ExitStack() as stack:
+            if weights == "relevance":
+                stack.enter_context(HeldLinear())
+            if any(choice.overwrites for choice in choices.values()):
+                stack.enter_context(keeping_saved_values())
+            passed = model.run(x, calls, gradients_from=starts)
+        answers = {name: _answers(passed, choice, len(x)) for name, choice in choices.items()}
+        logits = {
+            name: _logits(passed, choice, len(x), answers[name]) for name, choice in choices.items()
+        }
     except KeyError as error:  # a layer or an output is gone, or is called less often
         raise _OutdatedError from error
     main = model.main_output(logits)
@@ -117,7 +142,14 @@ def _explanations(
     for name, choice in choices.items():
         classes = model.class_names(name, logits[name].shape[1], main=name == main)
         by_output[name] = _of_output(
-            model, clips, passed, choice, logits[name], classes=classes, weights=weights
+            model,
+            clips,
+            passed,
+            choice,
+            logits[name],
+            answers=answers[name],
+            classes=classes,
+            weights=weights,
         )
     explained = []
     for number in range(len(clips)):
@@ -127,10 +159,31 @@ def _explanations(
     return explained
 
 
-def _logits(passed: Pass, choice: LayerChoice, batch: int) -> torch.Tensor:
-    """Return the logits (N, classes) of an output, with gradients if they were recorded."""
-    recording = any(each.requires_grad for copies in passed.taken.values() for each in copies)
-    with torch.set_grad_enabled(recording):
+def _recording(passed: Pass) -> bool:
+    return any(each.requires_grad for copies in passed.taken.values() for each in copies)
+
+
+def _answers(passed: Pass, choice: LayerChoice, batch: int) -> torch.Tensor | None:
+    """Return the logits (batch, K, N) of answers over time; None for one answer per clip."""
+    answers = passed.answers.get(choice.output)
+    if (answers is None) != (choice.time_axis is None):
+        raise KeyError(choice.output)  # it has another number of axes than when it was searched
+    if answers is None or choice.time_axis is None:
+        return None
+    with torch.set_grad_enabled(_recording(passed)):
+        if choice.logits is None:
+            return as_logits(answers)
+        values = passed.taken[choice.logits][-1].float()
+        return as_answers(values, choice.time_axis, batch, answers.shape[-1])
+
+
+def _logits(
+    passed: Pass, choice: LayerChoice, batch: int, answers: torch.Tensor | None
+) -> torch.Tensor:
+    """Return the logits (batch, N) of an output, with gradients if they were recorded."""
+    with torch.set_grad_enabled(_recording(passed)):
+        if answers is not None:
+            return answers.mean(1)
         if choice.logits is None:
             return as_logits(passed.outputs[choice.output])
         return passed.taken[choice.logits][-1].reshape(batch, -1).float()
@@ -143,6 +196,7 @@ def _of_output(
     choice: LayerChoice,
     logits: torch.Tensor,
     *,
+    answers: torch.Tensor | None,
     classes: list[str],
     weights: str | None,
 ) -> list[Explanation]:
@@ -155,7 +209,9 @@ def _of_output(
         (layout.arranged if by_gradient else layout.maps)(join_calls(output).detach()).float()
         for layout, output in zip(layouts, outputs)
     ]
-    graph = RecordedGraph(logits, outputs, layouts) if by_gradient else None
+    lock = network_lock(model.network)
+    graph = RecordedGraph(logits, outputs, layouts, lock) if by_gradient else None
+    timed = None if answers is None else RecordedGraph(answers, outputs, layouts, lock)
     explanations = []
     for number, clip in enumerate(clips):
         maps = tuple(each[number].contiguous() for each in batched)
@@ -177,20 +233,44 @@ def _of_output(
                 output=choice.output,
                 place=choice.place,
                 independent=choice.independent,
+                per_frame=None
+                if timed is None
+                else _frames(model, timed, number, maps, clip, weights),
             )
         )
     return explanations
+
+
+def _frames(
+    model: VideoModel,
+    graph: RecordedGraph,
+    number: int,
+    maps: tuple[torch.Tensor, ...],
+    clip: Clip,
+    weights: str | None,
+) -> FrameAnswers:
+    """Return the answers over time of one clip: by a head if one gives every answer."""
+    logits = graph.logits[number].detach()
+    weighting: FrameHeadWeights | FrameGradientWeights | None = None
+    if weights is None:
+        heads = heads_of(model.network, model.head, logits.shape[1])
+        weighting = frame_head_weights(logits, maps, list(heads.values()), tolerance(model))
+    weighting = weighting or FrameGradientWeights(weights or "gradient", graph, number, maps)
+    times = answer_times(len(logits), clip.times, model.answer_frames)
+    return FrameAnswers(logits, times, weighting)
 
 
 def _head_weights(
     model: VideoModel, choice: LayerChoice, maps: tuple[torch.Tensor, ...], logits: torch.Tensor
 ) -> HeadWeights:
     """Return the head's weights, after testing on this clip that they give the logits."""
-    head = linear_head(find_module(model.network, choice.head or ""))
-    if head is None:
-        raise _OutdatedError
+    parts = (linear_head(find_module(model.network, name)) for name in choice.heads)
+    heads = [part for part in parts if part is not None and len(part.weight) == len(logits)]
     means = torch.cat([each.mean((1, 2, 3)) for each in maps])
-    if len(means) != head.weight.shape[1] or len(logits) != len(head.weight):
+    if len(heads) < len(choice.heads):
+        raise _OutdatedError
+    head = joined_heads(heads, choice.share)
+    if head.weight.shape[1] != len(means):
         raise _OutdatedError
     if choice.norm is not None:
         norm = find_module(model.network, choice.norm)

@@ -14,6 +14,7 @@ import torch
 from ..clips.clip import Clip
 from ..models.outputs import pick_output
 from .class_weights import GradientWeights, HeadWeights, StoredWeights
+from .frame_answers import FrameAnswers, Frames, answer_numbers
 from .tubes import Tube, activation_map, upsample
 
 __all__ = ["Explanation"]
@@ -37,6 +38,8 @@ class Explanation:
         place: score of the proof that time, height and width lie as the maps say, 1 at best; None:
             not proved. See `saliency.place`.
         independent: the outputs are sigmoids, one for each class, in place of a softmax.
+        per_frame: the answers over time, if the network gives several for a clip; then `logits` is
+            their mean. None: one answer for the clip, or answers that were not stored.
     """
 
     logits: torch.Tensor
@@ -49,6 +52,7 @@ class Explanation:
     output: str = "logits"
     place: float | None = None
     independent: bool = False
+    per_frame: FrameAnswers | None = None
     # All outputs of the same pass, this one among them.
     _siblings: dict[str, Explanation] = field(default_factory=dict)
 
@@ -87,7 +91,22 @@ class Explanation:
     @property
     def probabilities(self) -> torch.Tensor:
         """(N,) softmax of the logits, or their sigmoid if the classes are independent."""
-        return self.logits.sigmoid() if self.independent else self.logits.softmax(0)
+        return self._as_probabilities(self.logits)
+
+    @property
+    def answers(self) -> torch.Tensor | None:
+        """(K, N) logits of each answer over time; None if there is one answer for the clip."""
+        return None if self.per_frame is None else self.per_frame.logits
+
+    @property
+    def answer_times(self) -> np.ndarray | None:
+        """(K,) seconds, when each answer over time is; None if there is one for the clip."""
+        return None if self.per_frame is None else self.per_frame.times
+
+    @property
+    def answer_probabilities(self) -> torch.Tensor | None:
+        """(K, N) probabilities of each answer over time, see `probabilities`."""
+        return None if self.answers is None else self._as_probabilities(self.answers)
 
     @property
     def exact(self) -> bool:
@@ -117,27 +136,34 @@ class Explanation:
         """(N, C) class weights y; of gradient weights None until every class has been asked for."""
         return self.weighting.table()
 
-    def class_weights(self, target: int | str | None = None) -> torch.Tensor:
+    def class_weights(
+        self, target: int | str | None = None, frame: Frames | None = None
+    ) -> torch.Tensor:
         """Return (C,) the class weights y_i of one class; see `saliency.class_weights`.
 
         For an explanation made with weights="layer" there is one for each voxel: (C, T', H', W').
+        So there is for single answers over time, see `tube`.
         """
-        weights = self.weighting.of(self.class_id(target))
+        weights = self._weights(self.class_id(target, frame), frame)
         if weights[0].ndim > 1:
             grid = list(self.activations.shape[1:])
             weights = tuple(_repeated(each, grid) for each in weights)
         return torch.cat(list(weights))
 
-    def channel_weights(self, target: int | str | None = None) -> torch.Tensor:
+    def channel_weights(
+        self, target: int | str | None = None, frame: Frames | None = None
+    ) -> torch.Tensor:
         """Return (C,) the weights that τ is compared with.
 
         They are the class weights; of weights for each voxel, the mean over a channel's voxels.
         """
-        weights = self.class_weights(target)
+        weights = self.class_weights(target, frame)
         return weights if weights.ndim == 1 else weights.flatten(1).mean(1)
 
-    def class_id(self, target: int | str | None = None) -> int:
+    def class_id(self, target: int | str | None = None, frame: Frames | None = None) -> int:
         """Return the 0-based class id of a name, an id, or (None) of the predicted class.
+
+        `frame`: the class that is predicted there, see `tube`.
 
         Raises:
             KeyError: no such name; the message lists the nearest.
@@ -145,7 +171,7 @@ class Explanation:
             TypeError: neither a name nor a whole number.
         """
         if target is None:
-            return int(self.logits.argmax())
+            return int(self.logits_at(frame).argmax())
         if isinstance(target, str):
             if target not in self.classes:
                 near = difflib.get_close_matches(target, self.classes, n=5, cutoff=0.4)
@@ -158,6 +184,20 @@ class Explanation:
                 f"class id {number}: the network has {len(self.classes)} classes, counted from 0"
             )
         return number
+
+    def logits_at(self, frame: Frames | None = None) -> torch.Tensor:
+        """Return (N,) the logits of one answer over time, or the sum over a stretch; see `tube`.
+
+        None: the logits of the clip.
+
+        Raises:
+            IndexError, TypeError: no such answer.
+            ValueError: the network gives one answer for the clip, or an empty stretch.
+        """
+        if frame is None:
+            return self.logits
+        answers = self._answers()
+        return answers.logits[answer_numbers(frame, len(answers))].sum(0)
 
     def top(self, count: int = 5) -> pd.DataFrame:
         """Return the `count` most probable classes as a DataFrame: class, probability, logit."""
@@ -176,6 +216,7 @@ class Explanation:
         tau: float | None = None,
         pathway: int | str | None = None,
         centred: bool = False,
+        frame: Frames | None = None,
     ) -> Tube:
         """Return the Saliency Tube of a class: Eq. 1 and 2, then a cubic spline to the clip's size.
 
@@ -188,16 +229,21 @@ class Explanation:
                 the first and last cells lie on the clip's first and last frame and pixel, which
                 moves evidence towards the edges by up to half a cell. On clips with a known answer
                 centred tubes point more exactly (notebooks/faithfulness.ipynb).
+            frame: of a network that answers over time, the number of the answer to explain, from 0,
+                which is the frame's if there is an answer for each frame; `answer_times` says when
+                each is. A slice, a range or (start, stop) explains the sum of these answers. None:
+                the mean of all answers.
 
         Raises:
-            KeyError, IndexError, TypeError: no such class or pathway.
-            ValueError: τ is not a finite number.
+            KeyError, IndexError, TypeError: no such class, pathway or answer.
+            ValueError: τ is not a finite number, or `frame` of a network with one answer for the
+                clip.
         """
-        number = self.class_id(target)
+        number = self.class_id(target, frame)
         chosen = self._pathway_number(pathway)
         parts: list[Part] = []
         first_channel = 0
-        for place, (maps, weights) in enumerate(zip(self.maps, self.weighting.of(number))):
+        for place, (maps, weights) in enumerate(zip(self.maps, self._weights(number, frame))):
             if chosen in (None, place):
                 low, kept = activation_map(maps, weights, tau)
                 parts.append((low, kept + first_channel))
@@ -226,25 +272,50 @@ class Explanation:
         part = (maps[place], torch.tensor([number]))
         return self._upsampled([part], target=None, label=f"feature {number}", tau=None)
 
-    def channels(self, target: int | str | None = None, top: int | None = 10) -> pd.DataFrame:
+    def channels(
+        self,
+        target: int | str | None = None,
+        top: int | None = 10,
+        frame: Frames | None = None,
+    ) -> pd.DataFrame:
         """Return the features that contribute most to a class, as a DataFrame.
 
         Columns: channel, weight y, mean activation over (T', H', W'), and their product, the
         contribution. If the explanation is exact, the contributions of all channels and the bias
-        add up to the logit. The `top` largest contributions; None for all channels.
+        add up to the logit. The `top` largest contributions; None for all channels. `frame`: see
+        `tube`.
         """
-        weights = self.class_weights(target)
+        weights = self.class_weights(target, frame)
         activations = self.activations
         spread = weights.view(len(weights), -1, 1, 1) if weights.ndim == 1 else weights
         table = pd.DataFrame(
             {
                 "channel": np.arange(len(weights)),
-                "weight": self.channel_weights(target).cpu().numpy(),
+                "weight": self.channel_weights(target, frame).cpu().numpy(),
                 "mean activation": activations.mean((1, 2, 3)).cpu().numpy(),
                 "contribution": (spread * activations).mean((1, 2, 3)).cpu().numpy(),
             }
         ).sort_values("contribution", ascending=False, ignore_index=True)
         return table if top is None else table.head(top)
+
+    def _as_probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits.sigmoid() if self.independent else logits.softmax(-1)
+
+    def _answers(self) -> FrameAnswers:
+        if self.per_frame is None:
+            raise ValueError(
+                f"frame=: {self.model} gives one answer for the clip, or this explanation was "
+                "stored without those over time. Leave out frame=, or explain the clip with its "
+                "network; if an axis of its output counts time, say so by wrap_model(time_axis=)"
+            )
+        return self.per_frame
+
+    def _weights(self, class_id: int, frame: Frames | None) -> tuple[torch.Tensor, ...]:
+        """Return the class weights of each pathway, of the clip or of some answers over time."""
+        if frame is None:
+            return self.weighting.of(class_id)
+        answers = self._answers()
+        return answers.weighting.of(class_id, answer_numbers(frame, len(answers)))
 
     def _pathway_number(self, wanted: int | str | None) -> int | None:
         if wanted is None:
@@ -288,17 +359,31 @@ class Explanation:
         sizes = " + ".join(
             f"{len(maps)} maps of {'×'.join(map(str, maps.shape[1:]))}" for maps in self.maps
         )
+        over_time = "" if self.per_frame is None else f"{len(self.per_frame)} answers over time, "
         return (
             f"<Explanation by {self.model}: {self.classes[best]!r} at "
-            f"{float(self.probabilities[best]):.1%}, {sizes} at {self.layer!r}, {self.how}>"
+            f"{float(self.probabilities[best]):.1%}, {over_time}{sizes} at {self.layer!r}, "
+            f"{self.how}>"
         )
 
 
 def _repeated(maps: torch.Tensor, grid: list[int]) -> torch.Tensor:
-    """Return maps (C, T', H', W') with each voxel repeated to a finer grid."""
+    """Return maps (C, T', H', W') on a finer grid, with the same means.
+
+    Each voxel is repeated. If an axis does not divide the finer one, a voxel there is the mean of
+    those that it overlaps, by how much it does.
+    """
     for axis, size in enumerate(grid, start=1):
-        if size > maps.shape[axis]:
-            maps = maps.repeat_interleave(size // maps.shape[axis], axis)
+        count = maps.shape[axis]
+        if size > count and size % count == 0:
+            maps = maps.repeat_interleave(size // count, axis)
+        elif size > count:
+            edges = torch.arange(size + 1, device=maps.device) / size
+            cells = torch.arange(count + 1, device=maps.device) / count
+            last = torch.minimum(edges[1:, None], cells[None, 1:])
+            first = torch.maximum(edges[:-1, None], cells[None, :-1])
+            share = (last - first).clamp(min=0) * size  # (size, count), each row adds up to 1
+            maps = torch.tensordot(maps, share.to(maps), ([axis], [1])).movedim(-1, axis)
     return maps
 
 

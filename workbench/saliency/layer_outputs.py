@@ -66,7 +66,8 @@ class Recorder:
             small=output.detach().clone() if output.numel() <= SMALL else None,
             has_parameters=layer in self._with_parameters,
         )
-        for layout in possible_layouts(entry.shape, self.clip, self._grids):
+        layouts = possible_layouts(entry.shape, self.clip, self._grids)
+        for layout in () if _are_shares(output) else layouts:
             # torchvision's DenseNet, say, has its last ReLU in `forward`, where no hook sees it.
             for variant in (layout, replace(layout, rectified=True)):
                 entry.means[variant] = pooled(output, variant)[0]
@@ -138,6 +139,15 @@ def _over_calls(entries: list[LayerOutput], clip: Grid) -> LayerOutput:
             over_time = replace(layout, grid=(time * count, height, width), calls=count)
             means[over_time] = torch.stack([entry.means[layout] for entry in entries]).mean(0)
     return replace(last, call=Call(last.call.layer, EVERY), small=None, means=means)
+
+
+def _are_shares(output: torch.Tensor) -> bool:
+    """Return whether every row adds up to 1: attention, which has the shape of a picture."""
+    if output.ndim != 4 or output.shape[-1] < 2:
+        return False
+    if not bool((output[0, 0, 0] >= 0).all()):
+        return False  # decides nearly always, and at once
+    return bool((output >= 0).all()) and bool((output.sum(-1) - 1).abs().max() < 1e-2)
 
 
 def _grids_in(values: Any) -> Iterator[Grid]:

@@ -1,42 +1,31 @@
 """Layer search: which layer of a network is explained, through which head, proved by running it.
 
-If a network ends in average pooling and a linear layer, the mean over (T', H', W') of
-Σ_j y_ij a_j plus the bias *is* logit i. A layer that passes this completeness test is the right
-one, and its channel axis is known. If no layer passes, the search falls back to the last layer
-with a spatio-temporal map that the logits depend on, and weights come from gradients. How time,
-height and width lie is proved separately, see `place`.
+A layer whose pooled maps give the logits through a linear head is proved as a sum, see
+`completeness`. If there is none, the last layer with a map on which the logits depend is explained
+by gradients, see `dependence`. How time, height and width lie is proved for either, see `place`.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations, islice
-from typing import Any, TypeAlias
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 
 from ..models.hooks import EVERY, Call
-from ..models.video_model import Pass, VideoModel, find_module
+from ..models.video_model import Pass, VideoModel
+from .candidates import Choices, LayerChoice, Site, Survey
 from .class_weights import join_calls
+from .completeness import HeadProof, added_streams, check_head, linear_head_of, tolerance
+from .dependence import Dependence
+from .frame_answers import answers_before_activation
 from .layer_outputs import LayerOutput, Recorder
-from .layouts import Layout, rearrangements, without_lead
-from .linear_heads import (
-    Head,
-    before_activation,
-    head_parts,
-    heads_of,
-    held_norm,
-    linear_head,
-    norms_of,
-    residual,
-)
+from .linear_heads import all_heads_are_zero, before_activation
 from .place import PROVED, best_reading, respond
 
 __all__ = [
@@ -48,55 +37,9 @@ __all__ = [
     "proved_head",
     "tolerance",
 ]
-
-TOLERANCE = 1e-4  # of the largest logit: what the completeness test may miss by
-# Through a LayerNorm: tighter, because a mean of norms over frames is nearly a norm of the mean.
-NORM_TOLERANCE = 2e-6
-HALF_TOLERANCE = 0.01  # the same in half precision
-HALVES = (torch.float16, torch.bfloat16)
-COARSER = 8  # by this factor and more, a pooled map is no stand-in for the one before
 AT_ONCE = 24  # layers whose gradients one pass tries
 PLACES = 16  # layers whose place is tried at most
-TOUCHED = 0.1  # share of a map's voxels on which the logits have to depend
-
-
-@dataclass(frozen=True)
-class Site:
-    """A layer's output in one forward pass, and what its axes are."""
-
-    call: Call
-    layout: Layout
-
-
-@dataclass(frozen=True)
-class LayerChoice:
-    """What is explained of one output of a network.
-
-    Attributes:
-        output: name of the output.
-        sites: the layer, or two layers if two pathways meet in the head.
-        head: dotted name of the linear head that was proved; None: weights come from gradients.
-        logits: the layer whose output, flattened, is the logits; None: the network's own output.
-        norm: dotted name of a LayerNorm between pooling and head.
-        place: score of the proof of place; None: not proved.
-        independent: the output is a sigmoid for each class.
-    """
-
-    output: str
-    sites: tuple[Site, ...]
-    head: str | None
-    logits: Call | None = None
-    norm: str | None = None
-    place: float | None = None
-    independent: bool = False
-
-    @property
-    def layer(self) -> str:
-        """The name of the layer; of two pathways, both."""
-        return " + ".join(site.call.layer for site in self.sites)
-
-
-Choices: TypeAlias = dict[str, LayerChoice]  # by the name of the output
+STREAMS = 4  # layers beside one another that are explained together at most
 
 
 @dataclass(frozen=True)
@@ -129,7 +72,7 @@ def choose_layers(
         model: the network.
         x: an input (1, 3, T, H, W) to search with.
         again: search anew whatever is remembered.
-        place: prove how time, height and width lie, too, by six more passes.
+        place: prove how time, height and width lie, too, by seven more passes.
         first: choose the first layer of tokens in place of the last layer that fits. Networks
             without tokens are not affected.
 
@@ -168,28 +111,9 @@ def proved_head(model: VideoModel) -> str | None:
     """Return the dotted name of a head that was proved for a model, if any was."""
     for known in _REMEMBERED.get(model, {}).values():
         for choice in known.choices.values():
-            if choice.head is not None:
+            if len(choice.heads) == 1:
                 return choice.head
     return None
-
-
-def tolerance(model: VideoModel, *, norm: bool = False) -> float:
-    """Return what the completeness test may miss by, as a share of the largest logit.
-
-    `norm`: a LayerNorm stands between pooling and head.
-    """
-    half = any(parameter.dtype in HALVES for parameter in model.network.parameters())
-    if half or model.precision is not None:
-        return HALF_TOLERANCE
-    return NORM_TOLERANCE if norm else TOLERANCE
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A layer's output with the mean (C,) of each of its maps."""
-
-    site: Site
-    mean: torch.Tensor
 
 
 @dataclass
@@ -200,10 +124,14 @@ class _Search:
     x: torch.Tensor
     place: bool
     first: bool
-    seen: list[LayerOutput] = field(default_factory=list)
-    # Layers that are a possible head of the current output, or hold one.
-    head_parts: frozenset[str] = frozenset()
-    bar: Any = field(default=None, init=False)
+    bar: Any = field(default_factory=lambda: tqdm(disable=True), init=False)
+    # What every layer gave in the first pass, and the outputs of that pass.
+    seen: list[LayerOutput] = field(default_factory=list, init=False)
+    outputs: dict[str, torch.Tensor] = field(default_factory=dict, init=False)
+    # Whether the network overwrites values that gradients need.
+    overwrites: bool = field(default=False, init=False)
+    # Whether a second pass has shown that the network repeats its answer, or does not.
+    repeated: bool = field(default=False, init=False)
 
     def run(self) -> Choices:
         """Search with a progress bar, which shows when the search takes over two seconds."""
@@ -215,194 +143,252 @@ class _Search:
             # tqdm's own switch, which its bars for notebooks do not heed.
             disable=bool(os.environ.get("TQDM_DISABLE")),
         ) as self.bar:
-            return self._run()
-
-    def _run(self) -> Choices:
-        # One pass shows what every layer gives: shape, and the means of its maps.
-        recorder = Recorder(self.model.network, tuple(self.x.shape[2:]))  # type: ignore[arg-type]
-        outputs = self._pass(observe=recorder).outputs
-        self._check_repeatable(outputs)
-        self.seen = recorder.outputs()
-        self._check_head([row.shape[1] for row in outputs.values()])
-        choices: Choices = {}
-        for name, row in outputs.items():
-            # The head gives logits; a softmax or sigmoid after it hides them in an earlier layer.
-            logits, source, independent = before_activation(self.seen, row[0].float())
-            self.head_parts = head_parts(self.model.network, len(logits))
-            # A layer that passes the completeness test is proved as a sum.
-            choice = None if self.first else self._by_identity(name, logits, source)
-            if choice is None or (self._guessed(choice) and choice.place is None):
-                # Otherwise, or if its voxels lie in no known order, the last layer with a map by
-                # which the logits have a gradient.
-                fallback = self._by_gradient(name, row[0], source)
-                if fallback is not None and (choice is None or fallback.place is not None):
-                    choice = fallback
-            if choice is not None:
-                choices[name] = replace(choice, independent=independent)
-        self._check_found(choices)
-        return choices
+            return self._choices()
 
     def earlier_layers(self, count: int) -> list[str]:
         """Return up to `count` layers with a proved place; see `layers_with_place`."""
-        self.bar = tqdm(disable=True)
-        choices = self._run()
-        name, choice = next(iter(choices.items()))
-        default = choice.sites[-1].call
-        sites = [site for site in self._candidate_sites() if site.call != default]
+        name, choice = next(iter(self._choices().items()))
+        survey = self._survey(len(self.outputs[name][0]))
+        sites = [site for site in survey.sites() if site.call != choice.sites[-1].call]
         steps = max(1, len(sites) // (3 * count)) if count else 1
         found: list[str] = []
         for site in sites[::steps]:
             if len(found) == count:
                 break
-            placed = self._placed(LayerChoice(name, (site,), None, choice.logits), free=True)
-            if placed.place is not None and self._with_gradient([site], name, choice.logits, ()):
+            placed = self._placed(
+                survey, LayerChoice(name, (site,), None, choice.logits), free=True
+            )
+            if placed.place is not None and self._dependence([site], placed).reached():
                 found.append(site.call.layer)
         return found
 
-    def _pass(self, *args: Any, **options: Any) -> Pass:
-        self.bar.update()
-        return self.model.run(self.x, *args, **options)
+    def _choices(self) -> Choices:
+        # One pass shows what every layer gives: its shape, and the means of its maps.
+        recorder = Recorder(self.model.network, tuple(self.x.shape[2:]))  # type: ignore[arg-type]
+        passed = self._pass(observe=recorder)
+        self.outputs = passed.outputs
+        self.seen = recorder.outputs()
+        check_head(self.model, [row.shape[1] for row in self.outputs.values()])
+        choices: Choices = {}
+        for name, row in self.outputs.items():
+            # The head gives logits; a softmax or sigmoid after it hides them in an earlier layer.
+            time_axis = None
+            if name in passed.answers:
+                answers, source, time_axis, independent = answers_before_activation(
+                    self.seen, passed.answers[name][0]
+                )
+                logits = answers.mean(0)
+            else:
+                logits, source, independent = before_activation(self.seen, row[0].float())
+            choice = self._choice(name, logits, source)
+            if choice is not None:
+                choices[name] = replace(
+                    choice,
+                    independent=independent,
+                    time_axis=time_axis,
+                    overwrites=self.overwrites,
+                )
+        self._check_found(choices)
+        if not self.repeated:
+            self._pass()  # only to see whether the answer is the same
+        return choices
+
+    def _choice(self, output: str, logits: torch.Tensor, source: Call | None) -> LayerChoice | None:
+        """Return what to explain of one output; None if no layer has a map."""
+        survey = self._survey(len(logits))
+        # A layer that passes the completeness test is proved as a sum.
+        exact = None if self.first else self._by_identity(survey, output, logits, source)
+        if exact is not None and self._settled(exact):
+            return exact
+        # Otherwise, or if its voxels lie in no known order, the last layer with a map by which the
+        # logits have a gradient.
+        fallback = self._by_gradient(survey, output, source)
+        if exact is None or (fallback is not None and fallback.place is not None):
+            return fallback
+        return exact
+
+    def _survey(self, classes: int) -> Survey:
+        clip = (self.x.shape[2], self.x.shape[3], self.x.shape[4])
+        return Survey(self.model.network, self.seen, clip, classes, self.model.layer)
+
+    # By identity
 
     def _by_identity(
-        self, output: str, logits: torch.Tensor, source: Call | None
+        self, survey: Survey, output: str, logits: torch.Tensor, source: Call | None
     ) -> LayerChoice | None:
         """Return the last layer whose pooled maps give the logits through a linear head."""
-        layer = self.model.layer
-        candidates = [
-            _Candidate(Site(seen.call, layout), mean)
-            for seen in reversed(self.seen)
-            for layout, mean in seen.means.items()
-            if seen.call.layer == layer or (layer is None and not self._collapsed(seen, layout))
-        ]
-        network, classes = self.model.network, len(logits)
-        # A head that was named may be another output's.
-        heads = heads_of(network, self.model.head, classes) or heads_of(network, None, classes)
-        allowed = tolerance(self.model)
-        for name, head in reversed(heads.items()):
-            if (logits - head.bias).abs().max() <= 10 * TOLERANCE * logits.abs().max():
-                continue  # a head of zeros would prove every layer
-            sites = _fitting(candidates, head, logits, allowed)
-            sites = sites or _fitting_pair(candidates, head, logits, allowed)
-            if sites:
-                return self._placed(LayerChoice(output, sites, name, source))
-            # A LayerNorm may stand between pooling and head.
-            strict = tolerance(self.model, norm=True)
-            for norm_name, norm in norms_of(network, head.weight.shape[1]).items():
-                site = _fitting_norm(candidates, head, norm, logits, strict)
-                if site is not None:
-                    return self._placed(LayerChoice(output, (site,), name, source, norm_name))
-        return None
+        proof = linear_head_of(self.model, survey, logits)
+        single = None
+        if proof is not None:
+            single = self._placed(survey, _choice_of(proof, output, source))
+            if self._settled(single):
+                return single
+        # The mean over two views of the clip proves nothing about either view's place.
+        streams = added_streams(self.model, survey, logits)
+        if streams is None:
+            return single
+        choice = self._placed(survey, _choice_of(streams, output, source))
+        # A mirrored or shuffled view of the clip is no stream of its own.
+        return choice if choice.place is not None or not self.place else single
 
-    def _by_gradient(
-        self, output: str, row: torch.Tensor, source: Call | None
-    ) -> LayerChoice | None:
-        """Return the last layer with a map on which the logits depend.
+    def _settled(self, choice: LayerChoice) -> bool:
+        """Return whether the layouts of a choice are proved, no guess, or not asked for."""
+        return choice.place is not None or not choice.guessed or not self.place
 
-        A sequence of tokens whose place cannot be proved is passed over for an earlier layer whose
-        place can. For a network of two pathways, the second layer is the last one on which the
-        logits depend when nothing passes through the first.
-        """
-        classes = len(row)
-        sites = self._candidate_sites()
+    # By gradient
+
+    def _by_gradient(self, survey: Survey, output: str, source: Call | None) -> LayerChoice | None:
+        """Return the last layer with a map on which the logits depend."""
+        sites = survey.sites()
         if self.first and sites and sites[0].layout.of_tokens:
-            return self._first_of_tokens(sites, output, source)
-        if self.model.layer is None and not self.model.input.pathways:
-            choice = self._last_in_place(sites, output, row, source)
+            choice = self._first_of_tokens(survey, sites, output, source)
             if choice is not None:
                 return choice
-        chosen: tuple[Site, ...] = ()
-        one_layer = self.model.layer is not None
-        for _ in range(1 if one_layer else len(self.model.input.pathways) or 1):
-            lengths = {site.layout.grid[0] for site in chosen}
-            rest = (site for site in sites if site.layout.grid[0] not in lengths)
-            while some := list(islice(rest, AT_ONCE)):
-                found = self._with_gradient(some, output, source, chosen)
-                if found:
-                    chosen = (*chosen, found[0])
-                    break
-        if not chosen and self._all_heads_are_zero(classes):
+        if self.model.layer is None and not self.model.input.pathways:
+            choice = self._last_in_place(survey, sites, output, source)
+        else:
+            choice = self._last_of_pathways(survey, sites, output, source)
+        if choice is None and sites and all_heads_are_zero(self.model.network, survey.classes):
             # Some transformers begin with a head of zeros: nothing depends on anything.
             warnings.warn(
-                "every head of the network is all zeros, and so will its tubes be", stacklevel=6
+                "every head of the network is all zeros, and so will its tubes be", stacklevel=7
             )
-            chosen = tuple(sites[:1])
-        chosen = tuple(sorted(chosen, key=lambda site: site.layout.grid[0]))
-        if not chosen:
-            return None
-        return self._placed(LayerChoice(output, chosen, None, source), free=True)
+            choice = self._placed(survey, LayerChoice(output, (sites[0],), None, source), free=True)
+        return choice
 
     def _first_of_tokens(
-        self, sites: list[Site], output: str, source: Call | None
+        self, survey: Survey, sites: list[Site], output: str, source: Call | None
     ) -> LayerChoice | None:
         """Return the first layer of tokens with a proved place that everything passes through."""
-        start = next(s for s in self.seen if s.has_parameters)
-        before = Site(start.call, sites[0].layout)
+        start = survey.first_with_parameters()
+        before = Site(start, sites[0].layout)
         for site in reversed([each for each in sites if each.layout.of_tokens]):
-            if site.call == start.call:
+            if site.call == start:
                 continue
+            choice = LayerChoice(output, (site,), None, source)
             # A normalisation within a block is bypassed by the block's residual connection. One
             # pass tells, and the proof of place takes seven.
-            if self._with_gradient([before], output, source, (site,), anywhere=True):
+            if self._dependence([before], choice, cut=(site,)).touched():
                 continue
-            choice = self._placed(LayerChoice(output, (site,), None, source), free=True)
+            choice = self._placed(survey, choice, free=True)
             if choice.place is not None or not self.place:
                 return choice
         return None
 
     def _last_in_place(
-        self, sites: list[Site], output: str, row: torch.Tensor, source: Call | None
+        self, survey: Survey, sites: list[Site], output: str, source: Call | None
     ) -> LayerChoice | None:
-        """Return the last layer that the logits depend on and whose voxels lie in a known order."""
-        rest = iter(sites)
+        """Return the last layer that the logits depend on and whose voxels lie in a known order.
+
+        A sequence of tokens whose place cannot be proved is passed over for an earlier layer whose
+        place can.
+        """
         first: LayerChoice | None = None
         tried = 0
-        while some := list(islice(rest, AT_ONCE)):
-            for site in self._with_gradient(some, output, source, ()):
+        for some in _parts(sites, AT_ONCE):
+            dependence = self._dependence(some, LayerChoice(output, (), None, source))
+            reached = dependence.reached()
+            for site in reached:
                 choice = LayerChoice(output, (site,), None, source)
-                choice = self._joined_calls(choice, source) or self._placed(choice, free=True)
+                choice = self._all_streams(survey, choice, dependence, reached)
                 first = first or choice
                 tried += 1
-                if choice.place is not None or not self._guessed(choice):
+                if choice.place is not None or not choice.guessed:
                     return choice
                 if not self.place or tried == PLACES:
                     return first
         return first
 
-    def _joined_calls(self, choice: LayerChoice, source: Call | None) -> LayerChoice | None:
-        """Return a choice of all calls of a layer, if they saw one stretch of time after the other.
+    def _last_of_pathways(
+        self, survey: Survey, sites: list[Site], output: str, source: Call | None
+    ) -> LayerChoice | None:
+        """Return the last layer of each pathway that the input names, or the layer that was named.
 
-        Warns if a layer is called several times on other grounds, crops or flips for example. Only
-        one call is explained then: the first whose place is proved.
+        The second layer is the last one on which the logits depend when nothing passes through the
+        first.
+        """
+        chosen: tuple[Site, ...] = ()
+        named = self.model.layer is not None
+        for _ in range(1 if named else len(self.model.input.pathways)):
+            lengths = {site.layout.grid[0] for site in chosen}
+            rest = [site for site in sites if site.layout.grid[0] not in lengths]
+            choice = LayerChoice(output, chosen, None, source)
+            for some in _parts(rest, AT_ONCE):
+                reached = self._dependence(some, choice, cut=chosen).reached()
+                if reached:
+                    chosen = (*chosen, reached[0])
+                    break
+        if not chosen:
+            return None
+        chosen = tuple(sorted(chosen, key=lambda site: site.layout.grid[0]))
+        return self._placed(survey, LayerChoice(output, chosen, None, source), free=True)
+
+    def _all_streams(
+        self, survey: Survey, choice: LayerChoice, dependence: Dependence, reached: list[Site]
+    ) -> LayerChoice:
+        """Return a choice, its place proved, with the layers of the streams beside it."""
+        joined = self._joined_calls(survey, choice)
+        if joined is not None:
+            return joined
+        alone = self._placed(survey, choice, free=True)
+        streams = dependence.streams(choice.sites[0], reached, STREAMS)
+        if len(streams) == 1 or (self.place and alone.place is None):
+            return alone
+        # An embedding of positions lies beside the clip, too. The clip does not change it.
+        others = [
+            self._placed(survey, replace(choice, sites=(site,)), free=True) for site in streams[1:]
+        ]
+        proved = [other for other in others if other.place is not None]
+        scores = [each.place for each in (alone, *proved) if each.place is not None]
+        sites = [site for each in reversed((alone, *proved)) for site in each.sites]
+        return replace(alone, sites=tuple(sites), place=min(scores, default=None))
+
+    def _joined_calls(self, survey: Survey, choice: LayerChoice) -> LayerChoice | None:
+        """Return a choice of all calls of a layer, if the layer is called on parts of the clip.
+
+        Its calls may see one stretch of time after the other, or the whole clip each (two streams
+        through one network). Warns if it is called several times on other grounds, crops or flips
+        for example. Only one call is explained then: the first whose place is proved.
         """
         layer, number = choice.sites[0].call
-        if number < 1:
+        others = survey.earlier_calls(choice.sites[0])
+        if number < 1 or not others:
             return None
-        repeated = [s for s in self.seen if s.call == Call(layer, EVERY) and s.means]
-        others = [Site(Call(layer, n), choice.sites[0].layout) for n in range(number)]
-        same = {s.call for s in self.seen if s.call.layer == layer and s.means}
-        others = [site for site in others if site.call in same]
         # Calls are parallel if the logits depend on an earlier one without passing the last one.
-        parallel = others and self._with_gradient(others, choice.output, source, choice.sites)
-        if not parallel:
+        if not self._dependence(others, choice, cut=choice.sites).reached():
             return None
-        for seen in repeated:
-            site = Site(seen.call, next(iter(seen.means)))
-            joined = self._placed(replace(choice, sites=(site,)))
+        for site in survey.all_calls(layer):
+            joined = self._placed(survey, replace(choice, sites=(site,)))
             if joined.place is not None:
                 return joined
+        singles = [
+            self._placed(survey, replace(choice, sites=(site,)))
+            for site in (*others, *choice.sites)
+        ]
+        scores = [single.place for single in singles if single.place is not None]
+        if len(scores) == len(singles) <= STREAMS:
+            sites = tuple(single.sites[0] for single in singles)
+            return replace(choice, sites=sites, place=min(scores))
         warnings.warn(
             f"layer {layer!r} is called {number + 1} times in one pass, not on one stretch of time "
             "after the other (crops or flips?): only one call is explained. Wrap the network so "
             "that it sees the clip once",
-            stacklevel=8,
+            stacklevel=9,
         )
-        for site in (*others, *choice.sites):
-            single = self._placed(replace(choice, sites=(site,)))
-            if single.place is not None:
-                return single
-        return None
+        return next((single for single in singles if single.place is not None), None)
 
-    def _placed(self, choice: LayerChoice, *, free: bool = False) -> LayerChoice:
+    def _dependence(
+        self, sites: Sequence[Site], choice: LayerChoice, cut: tuple[Site, ...] = ()
+    ) -> Dependence:
+        dependence = Dependence.record(
+            self._pass, sites, choice.output, choice.logits, cut, self.overwrites
+        )
+        self.overwrites = dependence.overwrites
+        return dependence
+
+    # Place
+
+    def _placed(self, survey: Survey, choice: LayerChoice, *, free: bool = False) -> LayerChoice:
         """Return a choice with its layouts proved by disturbing the input.
 
         If another reading of the same voxels is the proved one, it takes the place of the guess.
@@ -411,155 +397,48 @@ class _Search:
         if not self.place:
             return choice
         sites, scores = [], []
+        responses = respond(lambda x: self._taken(x, choice), self.x)
         for site in choice.sites:
-            response = respond(self._taken(site.call), self.x)
-            layout, score = best_reading(response, site.layout, self._other_readings(site, free))
+            readings = survey.other_readings(site, free=free)
+            layout, score = best_reading(responses[site.call], site.layout, readings)
             sites.append(replace(site, layout=layout))
             scores.append(score)
         score = min(scores)
         return replace(choice, sites=tuple(sites), place=score if score >= PROVED else None)
 
-    def _other_readings(self, site: Site, free: bool) -> list[Layout]:
-        seen = next(s for s in self.seen if s.call == site.call)
-        clip = (self.x.shape[2], self.x.shape[3], self.x.shape[4])
-        layouts = [site.layout]
-        if free:
-            others = [each for each in seen.means if not each.rectified]
-            ends = [end for each in [*others] if (end := without_lead(each)) is not None]
-            layouts += [each for each in (*others, *ends) if each != site.layout]
-        found = list(layouts[1:])
-        for layout in layouts:
-            if layout.calls == 1:
-                found += rearrangements(layout, seen.shape, clip)
-        return found
+    def _taken(self, x: torch.Tensor, choice: LayerChoice) -> dict[Call, torch.Tensor]:
+        """Return what the layers of a choice give for an input."""
+        calls = [site.call for site in choice.sites]
+        passed = self._pass(calls, x=x)
+        return {call: join_calls(passed.taken[call]) for call in calls}
 
-    def _taken(self, call: Call) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Return a function from an input to what a layer gives for it."""
+    # Passes and checks
 
-        def take(x: torch.Tensor) -> torch.Tensor:
-            self.bar.update()
-            return join_calls(self.model.run(x, [call]).taken[call])
-
-        return take
-
-    @staticmethod
-    def _guessed(choice: LayerChoice) -> bool:
-        """Return whether a layout is a guess: tokens do not say how they lie, nor do calls."""
-        return any(s.layout.of_tokens or s.layout.calls > 1 for s in choice.sites)
-
-    def _candidate_sites(self) -> list[Site]:
-        """Return the layers whose maps may be explained by gradients, the last one first."""
-        layer = self.model.layer
-        repeated = [s for s in self.seen if s.means and next(iter(s.means)).calls > 1]
-        seen = [
-            s
-            for s in reversed(self.seen)
-            if s.means and layer in (None, s.call.layer) and s not in repeated
-        ]
-        if layer is None:
-            # Leave out what a pool, and a head behind it, have left of the maps.
-            finer = [
-                s
-                for s in seen
-                if s.call.layer not in self.head_parts
-                and not self._collapsed(s, next(iter(s.means)))
-            ]
-            seen = finer or seen
-        sites = [Site(s.call, next(iter(s.means))) for s in seen]
-        if layer is not None or not sites or not sites[0].layout.of_tokens:
-            return sites
-        # Of token layers keep only those as wide as the last one: not the queries, keys and values
-        # in one tensor, nor the inside of an MLP.
-        width = seen[0].shape[-1]
-        return [
-            site
-            for site, s in zip(sites, seen)
-            if not site.layout.of_tokens or s.shape[-1] == width
-        ]
-
-    def _with_gradient(
-        self,
-        sites: list[Site],
-        output: str,
-        source: Call | None,
-        cut: tuple[Site, ...],
-        *,
-        anywhere: bool = False,
-    ) -> list[Site]:
-        """Return those of some layers, listed from the last one, by which the logits vary.
-
-        The head of a class token leaves the other tokens of the last layers without a gradient. No
-        gradient flows through the layers in `cut`. With `anywhere` any gradient counts, whatever
-        the layout.
-        """
-        calls = [site.call for site in sites]
-        ends = [site.call for site in cut]
-        wanted = [*calls, *ends, *([] if source is None else [source])]
-        passed = self._pass(wanted, gradients_from=(calls[-1], *ends))
-        logits = passed.outputs[output] if source is None else passed.taken[source][-1]
-        if not logits.requires_grad:
-            return []
-        # A random mixture of the logits has a gradient wherever any of them has.
-        generator = torch.Generator().manual_seed(0)
-        mix = torch.randn(logits.numel(), generator=generator).to(logits.device)
-        reached = [(s, maps) for s in sites for maps in passed.taken[s.call] if maps.requires_grad]
-        with torch.enable_grad():
-            mixed = (logits.flatten().float() * mix).sum()
-        inputs = [maps for _, maps in reached]
-        gradients = torch.autograd.grad(mixed, inputs, allow_unused=True)
-        by_site: dict[Site, list[torch.Tensor]] = {}
-        for (site, maps), gradient in zip(reached, gradients):
-            filled = torch.zeros_like(maps) if gradient is None else gradient
-            by_site.setdefault(site, []).append(filled)
-        if anywhere:
-            return [s for s, parts in by_site.items() if any(bool(p.any()) for p in parts)]
-        return [site for site, parts in by_site.items() if _varies(site, join_calls(parts))]
-
-    def _collapsed(self, seen: LayerOutput, layout: Layout) -> bool:
-        """Return whether only pooling lies between a layer and one with a far finer map."""
-        before = self.seen[: self.seen.index(seen) + 1]
-        with_maps = (
-            other
-            for other in reversed(before)
-            if other.has_parameters and other.means and other.call.layer not in self.head_parts
-        )
-        last = next(with_maps, seen)
-        finest = max(math.prod(other.grid) for other in last.means)
-        return COARSER * math.prod(layout.grid) <= finest
-
-    def _all_heads_are_zero(self, classes: int) -> bool:
-        heads = heads_of(self.model.network, None, classes).values()
-        return not any(bool(head.weight.any()) for head in heads)
+    def _pass(self, *args: Any, x: torch.Tensor | None = None, **options: Any) -> Pass:
+        """Run the network on the clip, or on another input."""
+        self.bar.update()
+        passed = self.model.run(self.x if x is None else x, *args, **options)
+        if self.outputs and not self.repeated and (x is None or x is self.x):
+            self.repeated = True
+            self._check_repeatable(passed.outputs)
+        return passed
 
     def _check_repeatable(self, outputs: dict[str, torch.Tensor]) -> None:
         """Warn if a second pass on the same clip gives other outputs."""
-        for name, again in self._pass().outputs.items():
-            first = outputs[name]
+        for name, again in outputs.items():
+            first = self.outputs[name]
+            again = again.detach()
             if not torch.allclose(first, again, rtol=1e-2, atol=1e-2 * float(first.abs().max())):
                 warnings.warn(
                     "the network gives another answer for the same clip each time (dropout that "
                     "is active in eval mode?): its explanation is one of many",
-                    stacklevel=6,
+                    stacklevel=7,
                 )
-
-    def _check_head(self, counts: list[int]) -> None:
-        """Raise ValueError if the head that was named cannot be the head of any output."""
-        name = self.model.head
-        if name is None:
-            return
-        head = linear_head(find_module(self.model.network, name))
-        if head is None:
-            raise ValueError(f"head {name!r} is no linear layer or 1×1×1 convolution")
-        if len(head.weight) not in counts:
-            logits = " and ".join(map(str, counts))
-            raise ValueError(
-                f"head {name!r} has {len(head.weight)} outputs, and the logits are {logits}"
-            )
 
     def _check_found(self, choices: Choices) -> None:
         """Raise ValueError if nothing was found, or nothing with the head that was named."""
         layer, head = self.model.layer, self.model.head
-        if head is not None and not any(choice.head == head for choice in choices.values()):
+        if head is not None and not any(head in choice.heads for choice in choices.values()):
             where = "" if layer is None else f" {layer!r}"
             raise ValueError(
                 f"no layer{where} whose pooled maps give the logits through {head!r}. "
@@ -577,68 +456,17 @@ class _Search:
         )
 
 
+def _choice_of(proof: HeadProof, output: str, source: Call | None) -> LayerChoice:
+    return LayerChoice(output, proof.sites, proof.head, source, proof.norm, proof.share)
+
+
+def _parts(sites: Sequence[Site], count: int) -> Iterator[list[Site]]:
+    """Yield `count` sites at a time."""
+    for start in range(0, len(sites), count):
+        yield list(sites[start : start + count])
+
+
 def _weight_state(model: VideoModel) -> int:
     """Return a number that changes when weights are replaced or written to."""
     parameters = (each for each in model.network.parameters() if not each.is_inference())
     return hash(tuple((id(each), each._version) for each in parameters))
-
-
-def _varies(site: Site, gradient: torch.Tensor) -> bool:
-    """Return whether the logits depend on a map, and its class weights are more than rounding."""
-    arranged = site.layout.arranged(gradient)[0].float()
-    touched = arranged.abs().sum(0) > 0
-    if not bool(touched.any()) or float(touched.float().mean()) < TOUCHED:
-        return False
-    # Attention scores before a softmax have gradients that add up to zero.
-    sums = arranged.sum((1, 2, 3)).abs()
-    sizes = arranged.abs().sum((1, 2, 3))
-    return bool((sums > TOLERANCE * sizes).any())
-
-
-def _fitting(
-    candidates: list[_Candidate], head: Head, logits: torch.Tensor, allowed: float
-) -> tuple[Site, ...]:
-    """Return the first layer whose pooled maps give the logits through a head."""
-    width = head.weight.shape[1]
-    for candidate in candidates:
-        if len(candidate.mean) == width and residual(candidate.mean, head, logits) <= allowed:
-            return (candidate.site,)
-    return ()
-
-
-def _fitting_pair(
-    candidates: list[_Candidate], head: Head, logits: torch.Tensor, allowed: float
-) -> tuple[Site, ...]:
-    """Return the first two layers whose pooled maps, concatenated, give the logits (SlowFast).
-
-    The two are of different lengths in time.
-    """
-    for first, second in _pairs(candidates, head.weight.shape[1]):
-        if residual(torch.cat([first.mean, second.mean]), head, logits) <= allowed:
-            return first.site, second.site
-    return ()
-
-
-def _fitting_norm(
-    candidates: Iterable[_Candidate],
-    head: Head,
-    norm: nn.LayerNorm,
-    logits: torch.Tensor,
-    allowed: float,
-) -> Site | None:
-    """Return the first layer whose pooled maps give the logits through a LayerNorm and a head."""
-    width = head.weight.shape[1]
-    for candidate in candidates:
-        mean = candidate.mean
-        if len(mean) == width and residual(mean, held_norm(head, norm, mean), logits) <= allowed:
-            return candidate.site
-    return None
-
-
-def _pairs(candidates: list[_Candidate], width: int) -> Iterator[tuple[_Candidate, _Candidate]]:
-    """Yield pairs of layers, in both orders, that have `width` channels together."""
-    for one, two in combinations(candidates, 2):
-        lengths_differ = one.site.layout.grid[0] != two.site.layout.grid[0]
-        if len(one.mean) + len(two.mean) == width and lengths_differ:
-            yield one, two
-            yield two, one

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import torch
 from einops import rearrange
 
-__all__ = ["Grid", "Layout", "pooled", "possible_layouts", "rearrangements", "without_lead"]
+__all__ = ["Grid", "Layout", "fits", "pooled", "possible_layouts", "rearrangements", "without_lead"]
 
 Grid: TypeAlias = tuple[int, int, int]  # T', H', W'
 
@@ -122,7 +122,7 @@ def rearrangements(layout: Layout, shape: tuple[int, ...], clip: Grid) -> list[L
         times = (n for n in range(1, clip[0] + 1) if count % n == 0)
         grids = ((n, *pair) for n in times for pair in _rectangles(count // n))
     token_orders = FRAME_TOKENS if layout.axes in FRAME_TOKENS else TOKENS
-    fitting = [grid for grid in grids if _fits(grid, clip)]
+    fitting = [grid for grid in grids if fits(grid, clip)]
     every = (replace(layout, axes=axes, grid=grid) for axes in token_orders for grid in fitting)
     return [each for each in every if each != layout]
 
@@ -141,7 +141,7 @@ def _readings(orders: Iterable[str], shape: tuple[int, ...], clip: Grid) -> Iter
         sizes = dict(zip(names, shape))
         time = sizes["t"] if "t" in sizes else sizes["(n t)"]
         grid = (time, sizes["h"], sizes["w"])
-        if _fits(grid, clip):
+        if fits(grid, clip):
             yield Layout(axes, grid)
 
 
@@ -150,7 +150,7 @@ def pooled(output: torch.Tensor, layout: Layout) -> torch.Tensor:
     return layout.maps(output).float().mean((2, 3, 4))
 
 
-def _fits(grid: Grid, clip: Grid) -> bool:
+def fits(grid: Grid, clip: Grid) -> bool:
     """Return whether a grid is a coarser clip: not longer or larger, and of the same aspect."""
     time, tall, wide = grid
     frames, height, width = clip
@@ -174,7 +174,7 @@ def _token_grid(count: int, clip: Grid, known: list[Grid]) -> Grid | None:
     if count < 2:
         return None
     for grid in reversed(known):
-        if grid[0] * grid[1] * grid[2] == count and _fits(grid, clip):
+        if grid[0] * grid[1] * grid[2] == count and fits(grid, clip):
             return grid
     frames = clip[0]
     times = (n for n in range(1, frames + 1) if frames % n == 0 and count % n == 0)
@@ -193,4 +193,4 @@ def _likeliest(grids: Iterable[Grid], clip: Grid) -> Grid | None:
         skew = abs(height / grid[1] - width / grid[2])
         return skew, abs(height / grid[1] - USUAL_CELL)
 
-    return min((grid for grid in grids if _fits(grid, clip)), key=unlikeliness, default=None)
+    return min((grid for grid in grids if fits(grid, clip)), key=unlikeliness, default=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +15,12 @@ from .layer_outputs import LayerOutput
 
 __all__ = [
     "Head",
+    "all_heads_are_zero",
     "before_activation",
     "head_parts",
     "heads_of",
     "held_norm",
+    "joined_heads",
     "linear_head",
     "norms_of",
     "residual",
@@ -45,6 +48,16 @@ def linear_head(part: nn.Module) -> Head | None:
     weight = weight.detach().float()
     bias = weight.new_zeros(len(weight)) if part.bias is None else part.bias.detach().float()
     return Head(weight, bias)
+
+
+def joined_heads(heads: Sequence[Head], share: float = 1.0) -> Head:
+    """Return one head that takes the features of several, concatenated, and adds their logits.
+
+    `share` is the factor of each: 1/2 if the logits of two streams are averaged.
+    """
+    weight = torch.cat([head.weight for head in heads], 1)
+    bias = torch.stack([head.bias for head in heads]).sum(0)
+    return Head(share * weight, share * bias)
 
 
 def held_norm(head: Head, norm: nn.LayerNorm, mean: torch.Tensor) -> Head:
@@ -129,6 +142,11 @@ def heads_of(network: nn.Module, name: str | None, classes: int) -> dict[str, He
         parts = dict(network.named_modules())
     heads = {part_name: linear_head(part) for part_name, part in parts.items()}
     return {n: head for n, head in heads.items() if head and len(head.weight) == classes}
+
+
+def all_heads_are_zero(network: nn.Module, classes: int) -> bool:
+    """Return whether every linear layer with `classes` outputs has no weight but zeros."""
+    return not any(bool(head.weight.any()) for head in heads_of(network, None, classes).values())
 
 
 def head_parts(network: nn.Module, classes: int) -> frozenset[str]:

@@ -12,14 +12,15 @@ that of its worst axis.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from ..models.hooks import Call
 from .layouts import Layout
 
-__all__ = ["PROVED", "Response", "disturbed", "place_score"]
+__all__ = ["PROVED", "Response", "best_reading", "disturbed", "place_score", "respond"]
 
 PROVED = 0.85  # a layout with this score or more is the right one
 NEAR = 0.05  # by less than this, a better score of another reading decides nothing
@@ -59,18 +60,25 @@ def disturbed(x: torch.Tensor) -> Iterator[tuple[int, int, torch.Tensor]]:
             yield number, half, changed
 
 
-def respond(take: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> Response:
-    """Return what a layer gives for a clip, and with each half of it disturbed.
+def respond(
+    take: Callable[[torch.Tensor], Mapping[Call, torch.Tensor]], x: torch.Tensor
+) -> dict[Call, Response]:
+    """Return what layers give for a clip, and with each half of it disturbed: seven passes.
 
     Args:
-        take: from an input (1, C, T, H, W) to the layer's output.
+        take: from an input (1, C, T, H, W) to the outputs of the layers.
         x: the clip's input.
     """
-    halves: list[list[torch.Tensor]] = [[], [], []]
+    plain = take(x)
+    halves: dict[Call, list[list[torch.Tensor]]] = {call: [[], [], []] for call in plain}
     for axis, _, changed in disturbed(x):
-        halves[axis].append(take(changed))
-    pairs = tuple((each[0], each[1]) if each else None for each in halves)
-    return Response(take(x), pairs)
+        for call, output in take(changed).items():
+            halves[call][axis].append(output)
+    responses = {}
+    for call, by_axis in halves.items():
+        pairs = tuple((each[0], each[1]) if each else None for each in by_axis)
+        responses[call] = Response(plain[call], pairs)
+    return responses
 
 
 def best_reading(

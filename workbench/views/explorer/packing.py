@@ -83,14 +83,9 @@ def row(explanation: Explanation, target: int) -> dict[str, Any]:
     if weights.ndim == 1:
         return {"weights": _bytes(weights, np.float32)}
     scale = float(weights.abs().max()) or 1.0
-    first, means, elements = 0, [], []
-    for maps in explanation.maps:
-        # Two pathways come on their joint grid; every so many voxels give back a pathway's own.
-        steps = [joint // n for joint, n in zip(weights.shape[1:], maps.shape[1:])]
-        own = weights[first : first + len(maps), :: steps[0], :: steps[1], :: steps[2]]
-        means.append(own.flatten(1).mean(1))  # what `activation_map` compares τ with
-        elements.append(_bytes(own / scale, np.float16))
-        first += len(maps)
+    own = explanation.weighting.of(explanation.class_id(target))  # each pathway on its own grid
+    means = [each.flatten(1).mean(1) for each in own]  # what `activation_map` compares τ with
+    elements = [_bytes(each / scale, np.float16) for each in own]
     return {
         "weights": _bytes(torch.cat(means), np.float32),
         "scale": scale,
