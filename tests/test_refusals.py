@@ -166,7 +166,7 @@ def test_int8_heads_are_refused():
             Net().eval(), {nn.Linear}, dtype=torch.qint8
         )
     with pytest.raises(
-        TypeError, match="floating point, got int8 at 'head'.*Give the float network"
+        TypeError, match=r"floating point, got int8 at 'head'.*Give the float network"
     ):
         wb.wrap_model(module, SPEC)
 
@@ -197,7 +197,7 @@ def test_fsdp_is_refused():
     sharded = FullyShardedDataParallel.__new__(FullyShardedDataParallel)
     nn.Module.__init__(sharded)
     sharded._fsdp_wrapped_module = Net()
-    with pytest.raises(TypeError, match="shards of their weights.*FULL_STATE_DICT.*FSDP2"):
+    with pytest.raises(TypeError, match=r"shards of their weights.*FULL_STATE_DICT.*FSDP2"):
         wb.wrap_model(sharded, SPEC)
 
 
@@ -212,7 +212,7 @@ def test_the_meta_device_is_refused():
 
 def test_a_function_is_refused():
     with pytest.raises(
-        TypeError, match="got function. A function becomes one by a class with `forward`"
+        TypeError, match=r"got function. A function becomes one by a class with `forward`"
     ):
         wb.wrap_model(lambda x: x, SPEC)
 
