@@ -15,6 +15,7 @@ __all__ = [
     "Observer",
     "Taken",
     "find_module",
+    "first_tensor",
     "keeping_saved_values",
     "observing",
     "taking",
@@ -43,7 +44,7 @@ def taking(
 
     Args:
         network: what runs inside the `with` block.
-        calls: whose outputs to take.
+        calls: whose outputs to take; of a layer that returns several, the first tensor.
         gradients_from: those of them at which gradients begin. What comes before is not recorded,
             so gradients cost memory only for what follows.
 
@@ -55,20 +56,21 @@ def taking(
     taken: Taken = {}
     counts: dict[str, int] = {}
 
-    def hook(layer: str, output: Any) -> torch.Tensor | None:
+    def hook(layer: str, output: Any) -> Any:
         number = counts.get(layer, 0)
         counts[layer] = number + 1
         this = Call(layer, number) if Call(layer, number) in wanted else Call(layer, EVERY)
-        if this not in wanted or not isinstance(output, torch.Tensor):
+        maps = first_tensor(output)
+        if this not in wanted or maps is None:
             return None
         copies = taken.setdefault(this, [])
         if this not in starts:
-            copies.append(output.clone())
+            copies.append(maps.clone())
             # With gradients on, a later in-place operation would invalidate the original.
-            return copies[-1].clone() if torch.is_grad_enabled() else None
-        copies.append(output.detach().clone().requires_grad_())
+            return _with_first(output, copies[-1].clone()) if torch.is_grad_enabled() else None
+        copies.append(maps.detach().clone().requires_grad_())
         torch.set_grad_enabled(True)
-        return copies[-1].clone()
+        return _with_first(output, copies[-1].clone())
 
     with ExitStack() as stack:
         for layer in {call.layer for call in wanted}:
@@ -90,6 +92,25 @@ def observing(network: nn.Module, observer: Observer) -> Iterator[None]:
                 )
                 stack.callback(handle.remove)
         yield
+
+
+def first_tensor(output: Any) -> torch.Tensor | None:
+    """Return a layer's output, or the first tensor of a tuple or list; None if there is none."""
+    if isinstance(output, (tuple, list)):
+        output = next((part for part in output if isinstance(part, torch.Tensor)), None)
+    return output if isinstance(output, torch.Tensor) else None
+
+
+def _with_first(output: Any, tensor: torch.Tensor) -> Any:
+    """Return an output with another tensor in place of its first one."""
+    if isinstance(output, torch.Tensor):
+        return tensor
+    place = next(n for n, part in enumerate(output) if isinstance(part, torch.Tensor))
+    parts = [*output[:place], tensor, *output[place + 1 :]]
+    if isinstance(output, list):
+        return parts
+    # The fields of a named tuple are arguments one by one.
+    return type(output)(*parts) if hasattr(output, "_fields") else tuple(parts)
 
 
 def keeping_saved_values() -> AbstractContextManager[Any]:

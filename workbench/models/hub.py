@@ -17,11 +17,11 @@ import torch
 from .input_spec import InputSpec
 from .networks.tsn import TSN
 from .pretrained import best_device
+from .signatures import FRAMES
 from .video_model import VideoModel, wrap_model
 
 __all__ = ["hub_model"]
 
-FRAMES = ("num_frames", "frames_per_clip")  # what configurations call the length of a clip
 GREY = 0.5  # level at which the measured mapping is checked to be linear
 
 

@@ -13,6 +13,8 @@ from ..clips.clip import Clip
 
 __all__ = ["InputSpec"]
 
+BRIGHTNESS = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -32,25 +34,36 @@ class InputSpec:
             SlowFast.
         time_first: the network takes (1, T, 3, H, W).
         keyword: name of the argument that takes the input; "": it is the only one.
+        channels: 3 for colours; 1 for the brightness, 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601),
+            with one number each in mean and std, or the first of three equal ones.
     """
 
     frames: int = 16
     resize: int | tuple[int, int] | None = None
     crop: int | tuple[int, int] | None = None
     stride: int | None = None
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
     bgr: bool = False
     pathways: tuple[int, ...] = ()
     time_first: bool = False
     keyword: str = ""
+    channels: int = 3
 
     def __post_init__(self) -> None:
         if self.frames < 1 or (self.stride is not None and self.stride < 1):
             raise ValueError(f"frames and stride count from 1, got {self.frames} and {self.stride}")
-        if len(self.mean) != 3 or len(self.std) != 3 or not min(self.std) > 0:
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels: expected 3, or 1 for the brightness; got {self.channels}")
+        if self.channels == 1:
+            for name in ("mean", "std"):
+                values = getattr(self, name)
+                object.__setattr__(self, name, values[:1] if len(set(values)) == 1 else values)
+        counts = (len(self.mean), len(self.std))
+        if counts != (self.channels, self.channels) or not min(self.std) > 0:
+            numbers = "three numbers" if self.channels == 3 else "one number"
             raise ValueError(
-                "mean and std: expected three numbers each, std positive; "
+                f"mean and std: expected {numbers} each, std positive; "
                 f"got {self.mean} and {self.std}"
             )
         if any(step < 1 or step > self.frames for step in self.pathways):
@@ -102,8 +115,10 @@ class InputSpec:
         return self.normalise(frames.to(device)[None])
 
     def normalise(self, frames: torch.Tensor) -> torch.Tensor:
-        """Return clips (N, T, H, W, 3) uint8 as input (N, 3, T, H, W) float32, on their device."""
+        """Return clips (N, T, H, W, 3) uint8 as input (N, C, T, H, W) float32, on their device."""
         channels = frames.flip(-1) if self.bgr else frames
+        if self.channels == 1:
+            channels = frames.float() @ frames.new_tensor(BRIGHTNESS, dtype=torch.float32)[:, None]
         x = channels.permute(0, 4, 1, 2, 3) / 255
         return x.sub_(_per_channel(self.mean, x.device)).div_(_per_channel(self.std, x.device))
 
@@ -125,11 +140,13 @@ class InputSpec:
         shift = 255 * _per_channel(self.mean) + 0.5  # byte() rounds down
         x = torch.addcmul(shift, tensor.detach()[0].float().cpu(), scale).clamp_(0, 255)
         frames = x.byte().permute(1, 2, 3, 0)
+        if self.channels == 1:
+            frames = frames.expand(-1, -1, -1, 3)
         return (frames.flip(-1) if self.bgr else frames).contiguous().numpy()
 
 
 def _per_channel(values: Sequence[float], device: torch.device | str = "cpu") -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1, 1)
+    return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1, 1)
 
 
 def _spread(count: int, step: int) -> torch.Tensor:

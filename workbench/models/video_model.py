@@ -21,6 +21,9 @@ from .input_spec import InputSpec
 from .locks import network_lock
 from .memory_formats import faster_channels_last, in_channels_last
 from .outputs import are_probabilities, as_logits, named_outputs, pick_output
+from .refusals import check_explainable, unsuitable_input
+from .restoring import bare, eval_mode, own_buffers
+from .signatures import recognised_input
 from .time_axes import by_answer, find_time_axis
 
 __all__ = ["Pass", "VideoModel", "bare", "find_module", "wrap_model"]
@@ -106,9 +109,11 @@ class VideoModel:
             TypeError: neither a clip nor a tensor.
         """
         if isinstance(clip, torch.Tensor):
-            if clip.ndim != 5 or clip.shape[0] != 1 or clip.shape[1] != 3:
+            channels = self.input.channels
+            if clip.ndim != 5 or clip.shape[0] != 1 or clip.shape[1] != channels:
                 raise ValueError(
-                    f"expected a tensor (1, 3, T, H, W) of one clip, got {tuple(clip.shape)}"
+                    f"expected a tensor (1, {channels}, T, H, W) of one clip, "
+                    f"got {tuple(clip.shape)}"
                 )
             return Clip(self.input.picture(clip), TENSOR_RATE), clip.to(self.device)
         if not isinstance(clip, Clip):
@@ -159,8 +164,8 @@ class VideoModel:
         with (
             network_lock(self.network),
             torch.inference_mode(False),
-            _eval_mode(self.network),
-            _own_buffers(self.network),
+            eval_mode(self.network),
+            own_buffers(self.network),
             torch.autocast(x.device.type, self.precision, enabled=self.precision is not None),
             self._memory_format(called, x),
         ):
@@ -175,7 +180,7 @@ class VideoModel:
             with torch.inference_mode(not starts), torch.set_grad_enabled(bool(starts)):
                 passed = self._read(called, x, output, taken)
             values = chain(passed.outputs.values(), *taken.values())
-            if not all(each.isfinite().all() for each in values):
+            if not all(each.detach().isfinite().all() for each in values):
                 self._raise_on_nan(called, x)
         if missing := calls - set(taken):
             raise KeyError(f"{', '.join(call.layer for call in missing)} gave no tensor")
@@ -187,6 +192,26 @@ class VideoModel:
             {call: [each.clone() for each in copies] for call, copies in taken.items()},
             {name: each.clone() for name, each in passed.answers.items()},
         )
+
+    def layers_without_gradients(self, x: torch.Tensor) -> list[str]:
+        """Return the layers that the network itself runs under no_grad or inference mode."""
+        found: list[str] = []
+
+        def observer(layer: str, _inputs: Any, _output: Any) -> None:
+            if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+                found.append(layer)
+
+        network = self.network
+        with (
+            network_lock(network),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            eval_mode(network),
+            own_buffers(network),
+            observing(network, observer),
+        ):
+            self._call(network, x)
+        return found
 
     def main_output(self, outputs: Mapping[str, torch.Tensor]) -> str:
         """Return the name of the output that is meant, of several (…, classes)."""
@@ -260,6 +285,8 @@ class VideoModel:
         """Return what a network returned for inputs (N, 3, T, H, W), with its time axes named."""
         outputs, answers = {}, {}
         for name, part in self._named(output, x).items():
+            if part.is_inference() and not torch.is_inference_mode_enabled():
+                part = part.clone()  # the network's own inference mode: no gradients from here
             answer = by_answer(part, self._axis_of_time(network, x, name, tuple(part.shape)))
             if answer.ndim == 2:
                 outputs[name] = answer
@@ -328,20 +355,13 @@ class VideoModel:
         except UNSUITABLE as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            raise ValueError(self._unsuitable(network, x, error)) from error
 
-    @staticmethod
-    def _unsuitable(network: nn.Module, x: torch.Tensor, error: Exception) -> str:
-        convolutions = (m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d)))
-        first = next(convolutions, None)
-        takes = (
-            "" if first is None else f" Its first convolution takes {first.in_channels} channels."
-        )
-        return (
-            f"{type(network).__name__} does not take an input {tuple(x.shape)} (N, 3, T, H, W): "
-            f"{error}.{takes} Frames and pixels are those of InputSpec(frames=, resize=, crop=); a "
-            "list of inputs needs pathways=; a 2-D network goes into wb.TSN"
-        )
+            def call(other: torch.Tensor) -> Any:
+                other = other.to(next(floats, x.dtype))
+                return run(**{keyword: other}) if keyword else run(other)
+
+            told = unsuitable_input(network, self.input, x, error, call)
+            raise ValueError(told) from error
 
     def _raise_on_nan(self, network: nn.Module, x: torch.Tensor) -> None:
         """Raise ValueError naming what first held NaN or infinite values."""
@@ -393,7 +413,8 @@ def wrap_model(
         module: (1, 3, T, H, W), or what `input` describes, to logits (1, N) or several of them. It
             is used as it is, not copied.
         input: how it takes clips; None: 16 frames of 224×224 in [0, 1] (a TSN: one frame for each
-            of its segments).
+            of its segments). An argument that `forward` takes by keyword only is found, and so is
+            the input of video networks of transformers.
         classes: N names; None numbers them. For a network with several outputs, a dict of names by
             output.
         layer, head: dotted names of the layer to explain and of its head; None: found by the
@@ -410,14 +431,12 @@ def wrap_model(
             None: the answers share the clip evenly.
 
     Raises:
-        TypeError: not an `nn.Module`.
-        ValueError: `time_axis` is neither 1 nor 2.
+        TypeError: not an `nn.Module`, or one whose layers or weights are hidden: TorchScript, int8,
+            a program by torch.export, FullyShardedDataParallel.
+        ValueError: `time_axis` is neither 1 nor 2, or the weights are on the meta device.
         KeyError: no layer of that name; the message lists the nearest names.
     """
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"expected a torch.nn.Module, got {type(module).__name__}")
-    if isinstance(module, torch.jit.ScriptModule):
-        raise TypeError("a TorchScript module hides its layers: give the module it was made from")
+    check_explainable(module)
     if time_axis not in (None, 1, 2):
         raise ValueError(f"time_axis: expected 1, 2 or None, got {time_axis!r}")
     for wanted in (layer, head):
@@ -425,7 +444,7 @@ def wrap_model(
             find_module(bare(module), wanted)
     if device is not None:
         module = module.to(device)
-    spec = input or InputSpec(getattr(module, "segments", 16), resize=256, crop=224)
+    spec = recognised_input(bare(module), input)
     named: dict[str, list[str]] = {}
     names = None
     if isinstance(classes, Mapping):
@@ -447,47 +466,6 @@ def wrap_model(
         time_axis=time_axis,
         answer_frames=None if answer_frames is None else list(answer_frames),
     )
-
-
-def bare(module: nn.Module) -> nn.Module:
-    """Return the network inside DataParallel, DistributedDataParallel and torch.compile."""
-    while True:
-        if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            module = module.module
-        elif isinstance(getattr(module, "_orig_mod", None), nn.Module):
-            module = module._orig_mod  # type: ignore[assignment]
-        else:
-            return module
-
-
-@contextmanager
-def _eval_mode(network: nn.Module) -> Iterator[None]:
-    """Put a network in eval mode for a while, then give every part its own flag back."""
-    flags = [(part, part.training) for part in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for part, flag in flags:
-            part.training = flag
-
-
-@contextmanager
-def _own_buffers(network: nn.Module) -> Iterator[None]:
-    """Give buffers that a network writes in its forward pass their values back."""
-    own = [
-        (part, name, buffer, buffer._version, buffer.clone())
-        for part in network.modules()
-        for name, buffer in part._buffers.items()
-        if buffer is not None and not buffer.is_inference()
-    ]
-    try:
-        yield
-    finally:
-        for part, name, buffer, version, value in own:
-            if buffer._version != version:
-                buffer.copy_(value)
-            part._buffers[name] = buffer
 
 
 def _names(classes: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.hooks import EVERY, Call
+from ..models.hooks import EVERY, Call, first_tensor
 from .layouts import Grid, Layout, pooled, possible_layouts
 
 __all__ = ["LayerOutput", "Recorder"]
@@ -42,10 +42,12 @@ class Recorder:
     Args:
         network: the network that is observed.
         clip: (T, H, W) of its input.
+        named: a layer whose first output counts if it returns several; others are left out.
     """
 
-    def __init__(self, network: nn.Module, clip: Grid) -> None:
+    def __init__(self, network: nn.Module, clip: Grid, named: str | None = None) -> None:
         self.clip = clip
+        self.named = named
         self._recorded: list[LayerOutput] = []
         self._grids: list[Grid] = []
         self._counts: dict[str, int] = {}
@@ -56,6 +58,8 @@ class Recorder:
     def __call__(self, layer: str, inputs: Any, output: Any) -> None:
         """Record one call of a layer."""
         self._grids.extend(_grids_in((inputs, output)))
+        if layer == self.named:
+            output = first_tensor(output)
         if not isinstance(output, torch.Tensor):
             return
         number = self._counts.get(layer, 0)

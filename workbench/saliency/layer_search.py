@@ -164,7 +164,8 @@ class _Search:
 
     def _choices(self) -> Choices:
         # One pass shows what every layer gives: its shape, and the means of its maps.
-        recorder = Recorder(self.model.network, tuple(self.x.shape[2:]))  # type: ignore[arg-type]
+        clip = (self.x.shape[2], self.x.shape[3], self.x.shape[4])
+        recorder = Recorder(self.model.network, clip, self.model.layer)
         passed = self._pass(observe=recorder)
         self.outputs = passed.outputs
         self.seen = recorder.outputs()
@@ -448,12 +449,29 @@ class _Search:
             return
         names = list(dict.fromkeys(s.call.layer for s in reversed(self.seen) if s.means))[:5]
         what = "no layer has" if layer is None else f"layer {layer!r} has not"
-        there = f"; there are {', '.join(names)}" if names else ""
         raise ValueError(
             f"{what} a spatio-temporal map on which the logits depend: an output "
             "(1, C, T', H', W'), or one that can be rearranged to it. "
-            f"Give layer= one that has{there}"
+            f"{self._remedy(names)}"
         )
+
+    def _remedy(self, names: list[str]) -> str:
+        """Return what to do if no layer can be explained, of some that have a map."""
+        hidden = [n for n in names if n in self.model.layers_without_gradients(self.x)]
+        if hidden:
+            return (
+                f"The network runs {', '.join(hidden)} under torch.no_grad() or inference mode, "
+                "so there are no gradients, and no linear head proves a layer without them. "
+                "Remove no_grad from its forward"
+            )
+        views = [s for s in self.seen if len(s.shape) == 5 and s.shape[0] > 1]
+        if views and not names:
+            return (
+                f"Layer {views[-1].call.layer!r} sees a batch of {views[-1].shape[0]} for one clip "
+                "(crops or flips?): wrap what is called on one of them"
+            )
+        there = f"; there are {', '.join(names)}" if names else ""
+        return f"Give layer= one that has{there}"
 
 
 def _choice_of(proof: HeadProof, output: str, source: Call | None) -> LayerChoice:
