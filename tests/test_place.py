@@ -138,12 +138,23 @@ class ClassToken(Tokens):
 
 
 def test_a_layer_with_a_gradient_at_one_voxel_is_passed_over(x):
-    ex = explained(ClassToken(), x)
+    ex = explained(ClassToken(), x, weights="gradient")
     assert ex.layer == "blocks.2.norm1"
     assert tuple(ex.activations.shape) == (16, 8, 4, 6)
     weights = explained(ClassToken(), x, weights="layer").class_weights(1)
     assert float((weights != 0).any(0).float().mean()) > 0.5
     assert ex.place >= PROVED
+
+
+def test_the_relevance_of_tokens_is_what_explains_a_class_token(x):
+    """S9: the last layer with a map says little about place if attention mixes all tokens."""
+    network = ClassToken()
+    ex = explained(network, x)
+    assert (ex.layer, ex.how) == ("stem", "relevance weights, place proved")
+    with torch.no_grad():
+        torch.testing.assert_close(ex.activations, network.stem(x)[0])
+    asked = explained(network, x, weights="relevance")
+    np.testing.assert_allclose(ex.tube(2).map, asked.tube(2).map, rtol=1e-4, atol=1e-6)
 
 
 class Repeated(Stem):

@@ -49,9 +49,10 @@ def explain(
             faster memory format is measured.
         clip: a `Clip`; one with more frames than the network takes is sampled as `model.input`
             says. A ready tensor (1, 3, T, H, W) is taken as it is.
-        weights: None: those of the head if it is pooled and linear, gradients otherwise.
-            "gradient", "gradient++" or "layer" ask for those, see `saliency.class_weights`.
-            "relevance" is for transformers: conserved relevance of the first layer of tokens.
+        weights: None: those of the head if it is pooled and linear. Otherwise conserved relevance
+            if attention mixes the tokens of the whole clip, and gradients of the last layer if not;
+            `docs/networks.md` has the measurements. "gradient", "gradient++", "layer" and
+            "relevance" ask for those, see `saliency.class_weights`.
         place: on the network's first clip, also prove how time, height and width lie in the maps,
             by six more passes; see `saliency.place`.
 
@@ -98,8 +99,7 @@ def explain_batch(
             raise ValueError("the input holds NaN or infinite values")
         # The network may have changed since it was searched: then search once more.
         for again in (False, True):
-            first = weights == "relevance"
-            choices = choose_layers(model, x[:1], again=again, place=place, first=first)
+            choices = choose_layers(model, x[:1], again=again, place=place, weights=weights)
             try:
                 return _explanations(model, seen, x, choices, weights)
             except _OutdatedError:
@@ -125,8 +125,9 @@ def _explanations(
         if weights is not None or choice.head is None or choice.time_axis is not None:
             starts |= sites
     try:
+        kinds = {weights or choice.weights for choice in choices.values()}
         with ExitStack() as stack:
-            if weights == "relevance":
+            if "relevance" in kinds:
                 stack.enter_context(HeldLinear())
             if any(choice.overwrites for choice in choices.values()):
                 stack.enter_context(keeping_saved_values())
@@ -220,7 +221,7 @@ def _of_output(
         if graph is None:
             weighting = _head_weights(model, choice, maps, values)
         else:
-            weighting = GradientWeights(weights or "gradient", graph, number, maps)
+            weighting = GradientWeights(weights or choice.weights, graph, number, maps)
         explanations.append(
             Explanation(
                 logits=values,

@@ -84,12 +84,14 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor:
-    if is_causal or enable_gqa:
+    if enable_gqa:
         raise NotImplementedError(
-            "relevance: causal and grouped-query attention are not supported; ask for "
-            'weights="gradient"'
+            'relevance: grouped-query attention is not supported; ask for weights="gradient"'
         )
     with torch.no_grad():
+        if is_causal:
+            seen = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
+            attn_mask = seen.to(query.device)
         factor = query.shape[-1] ** -0.5 if scale is None else scale
         scores = query @ key.transpose(-2, -1) * factor
         if attn_mask is not None:
