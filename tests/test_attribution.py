@@ -226,5 +226,5 @@ def test_rollout_on_numbers_worked_out_on_paper() -> None:
 @pytest.mark.parametrize("method", OF_ATTENTION)
 def test_networks_without_attention_are_refused(model: wb.VideoModel, method: str) -> None:
     clip, _, _ = red_and_blue()
-    with pytest.raises(ValueError, match="attention among all .* got none"):
+    with pytest.raises(ValueError, match=r"attention among all .* got none"):
         wb.attribute(model, clip, "red", method)

@@ -153,6 +153,8 @@ def test_the_relevance_of_tokens_is_what_explains_a_class_token(x):
     assert (ex.layer, ex.how) == ("stem", "relevance weights, place proved")
     with torch.no_grad():
         torch.testing.assert_close(ex.activations, network.stem(x)[0])
+    last = explained(network, x, weights="gradient")
+    assert "attention mixes its voxels, so it points less well" in last.how
     asked = explained(network, x, weights="relevance")
     np.testing.assert_allclose(ex.tube(2).map, asked.tube(2).map, rtol=1e-4, atol=1e-6)
 
@@ -456,6 +458,8 @@ def test_a_layer_norm_before_the_head_is_held_fixed(x):
     assert ex.exact
     assert ex.residual < 1e-5
     assert "LayerNorm held fixed" in ex.how
+    assert "points less well" in ex.how
+    assert "points less well" not in explained(Pooled(), x).how
     for number in range(5):
         rebuilt = ex.tube(number).map.mean() + float(ex.bias[number])
         assert rebuilt == pytest.approx(float(ex.logits[number]), abs=1e-4)

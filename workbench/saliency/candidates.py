@@ -59,6 +59,7 @@ class LayerChoice:
         logits: the layer whose output, flattened, is the logits; None: the network's own output.
         norm: dotted name of a LayerNorm between pooling and head.
         weights: kind of weights from gradients that suits the layer, see `class_weights.KINDS`.
+        mixed: attention has mixed the tokens of the layer, so that its voxels say less about place.
         place: score of the proof of place; None: not proved.
         independent: the output is a sigmoid for each class.
         time_axis: of answers over time, the axis that counts them in the output of `logits`; None:
@@ -73,6 +74,7 @@ class LayerChoice:
     norm: str | None = None
     share: float = 1.0
     weights: str = "gradient"
+    mixed: bool = False
     place: float | None = None
     independent: bool = False
     time_axis: int | None = None

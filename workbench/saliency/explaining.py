@@ -221,7 +221,9 @@ def _of_output(
         if graph is None:
             weighting = _head_weights(model, choice, maps, values)
         else:
-            weighting = GradientWeights(weights or choice.weights, graph, number, maps)
+            weighting = GradientWeights(
+                weights or choice.weights, graph, number, maps, choice.mixed
+            )
         explanations.append(
             Explanation(
                 logits=values,
@@ -282,4 +284,6 @@ def _head_weights(
     if not missed <= tolerance(model, norm=choice.norm is not None):
         raise _OutdatedError
     widths = tuple(map(len, maps))
-    return HeadWeights(head.weight.clone(), head.bias.clone(), missed, widths, choice.norm)
+    return HeadWeights(
+        head.weight.clone(), head.bias.clone(), missed, widths, choice.norm, choice.mixed
+    )

@@ -192,12 +192,15 @@ class _Search:
                 logits = answers.mean(0)
             else:
                 logits, source, independent = before_activation(self.seen, row[0].float())
-            choice = self._choice(name, logits, source)
+            survey = self._survey(len(logits))
+            choice = self._choice(survey, name, logits, source)
             if choice is not None:
+                mixed = choice.weights != RELEVANCE and choice.guessed and survey.mixes_frames()
                 choices[name] = replace(
                     choice,
                     independent=independent,
                     time_axis=time_axis,
+                    mixed=mixed,
                     overwrites=self.overwrites,
                 )
         self._check_found(choices)
@@ -205,9 +208,10 @@ class _Search:
             self._pass()  # only to see whether the answer is the same
         return choices
 
-    def _choice(self, output: str, logits: torch.Tensor, source: Call | None) -> LayerChoice | None:
+    def _choice(
+        self, survey: Survey, output: str, logits: torch.Tensor, source: Call | None
+    ) -> LayerChoice | None:
         """Return what to explain of one output; None if no layer has a map."""
-        survey = self._survey(len(logits))
         # A layer that passes the completeness test is proved as a sum.
         exact = None if self.first else self._by_identity(survey, output, logits, source)
         if exact is not None and self._settled(exact):
