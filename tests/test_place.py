@@ -8,12 +8,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from networks import clip_for
+from placed_networks import HAND, VIDEO, made, wrong_layouts
 from torch import nn
 
 import workbench as wb
 from workbench.models.hooks import Call
-from workbench.saliency.layouts import Layout
-from workbench.saliency.place import PROVED, Response, disturbed, place_score
+from workbench.saliency.layouts import Layout, fits
+from workbench.saliency.place import (
+    PROVED,
+    Response,
+    disturbed,
+    place_score,
+    proved_score,
+    respond,
+)
 
 SPEC = wb.InputSpec(frames=16, resize=(32, 48))
 
@@ -544,3 +553,43 @@ def test_relevance_of_an_exact_network_is_its_tube(x):
     for number in range(5):
         a, b = exact.tube(number).map, relevant.tube(number).map
         np.testing.assert_allclose(a, b, atol=1e-4 * np.ptp(a))
+
+
+def test_frames_in_a_row_during_a_movement_are_not_proved_to_be_pictures():
+    """The share of the upper half falls from frame to frame, as when something drops."""
+    frames = torch.arange(16.0)
+    upper, left, early = 16 - frames, 16 - frames, 16 * (frames < 8) + 1
+    plain = torch.zeros(1, 16, 1)
+    halves = tuple(
+        (first.view(1, 16, 1), (17 - first).view(1, 16, 1)) for first in (early, upper, left)
+    )
+    response = Response(plain, halves)
+    assert place_score(response, Layout("n (t h w) c", (4, 2, 2))) == 1
+    assert proved_score(response, Layout("n (t h w) c", (4, 2, 2))) is None
+
+
+def test_a_grid_of_a_few_voxels_proves_nothing(x):
+    share = torch.tensor([0.9, 0.8, 0.3, 0.2]).view(1, 4, 1)  # upper row, then lower row
+    left = torch.tensor([0.9, 0.2, 0.8, 0.3]).view(1, 4, 1)
+    halves = ((share, share), (share, 1 - share), (left, 1 - left))
+    response = Response(torch.zeros(1, 4, 1), halves)
+    assert place_score(response, Layout("n (t h w) c", (1, 2, 2))) == 1
+    assert proved_score(response, Layout("n (t h w) c", (1, 2, 2))) is None
+
+
+@pytest.mark.parametrize("name", [*HAND, *VIDEO])
+def test_no_wrong_layout_is_called_proved(name):
+    """A part of `python -m benchmarks place`, which prints all networks."""
+    placed = {**HAND, **VIDEO}[name]
+    module = made(placed)
+    model = wb.wrap_model(module, placed.input)
+    clip = clip_for(placed.input, seed=1)
+
+    def take(x):
+        return {placed.site: model.run(x, [placed.site]).taken[placed.site][0]}
+
+    response = respond(take, clip)[placed.site]
+    wrong = wrong_layouts(placed.right, tuple(response.plain.shape))
+    # The search considers no other grids than those of the clip's aspect.
+    for layout in (each for each in wrong if fits(each.grid, tuple(clip.shape[2:]))):
+        assert proved_score(response, layout) is None

@@ -34,6 +34,7 @@ __all__ = [
 PROVED = 0.85  # a layout with this score or more is the right one
 # Standard deviations above chance along each axis: less, and a grid of 2×2 is proved by accident.
 ENOUGH = 2.4
+ORDERED = 0.7  # over the whole map; a movement in the clip orders frames in a row by 0.63
 NEAR = 0.05  # by less than this, a better score of another reading decides nothing
 AXES = (2, 3, 4)  # T, H, W of an input (N, C, T, H, W)
 
@@ -113,7 +114,7 @@ def proved_score(response: Response, layout: Layout) -> float | None:
     A proof needs a good score along every axis, and enough voxels for it to be no accident.
     """
     axes = _axis_scores(response, layout)
-    if not axes or any(not axis.score >= PROVED or axis.deviations < ENOUGH for axis in axes):
+    if not axes or not all(axis.proved for axis in axes):
         return None
     return min(axis.score for axis in axes)
 
@@ -129,10 +130,19 @@ def place_score(response: Response, layout: Layout) -> float:
 
 @dataclass(frozen=True)
 class _AxisScore:
-    """The score of an axis, and by how many standard deviations it is above chance."""
+    """The score of an axis along its lines and over the whole map.
+
+    `deviations`: by how many standard deviations the first is above chance.
+    """
 
     score: float
+    over_all: float
     deviations: float
+
+    @property
+    def proved(self) -> bool:
+        """Whether the axis is what the layout says, and not by accident."""
+        return self.score >= PROVED and self.over_all >= ORDERED and self.deviations >= ENOUGH
 
 
 def _axis_scores(response: Response, layout: Layout) -> list[_AxisScore]:
@@ -154,13 +164,13 @@ def _change(output: torch.Tensor, plain: torch.Tensor, layout: Layout) -> torch.
 def _axis_score(first: torch.Tensor, last: torch.Tensor, axis: int) -> _AxisScore:
     """Return how often a voxel of the first half follows the first half more than one of the last.
 
-    Voxels are compared along each line of the axis, and over the whole map. The worse of the two
-    counts: something that moves through the clip can put every short line in order, but not the
-    map.
+    Voxels are compared along each line of the axis, so that places which change more than others do
+    not count, and over the whole map: something that moves through the clip can put every short
+    line in order, but not the map.
     """
     total = first + last
     if not bool(total.any()):
-        return _AxisScore(float("nan"), 0.0)
+        return _AxisScore(float("nan"), float("nan"), 0.0)
     share = torch.where(total > 0, first / total.clamp(min=1e-30), 0.5).movedim(axis, 0).flatten(1)
     size, lines = share.shape
     half = size // 2
@@ -171,7 +181,7 @@ def _axis_score(first: torch.Tensor, last: torch.Tensor, axis: int) -> _AxisScor
     over_all = _share_above(early.flatten().contiguous(), late.flatten().contiguous())
     # Spread of the first score if early and late voxels were exchangeable (Mann and Whitney).
     spread = math.sqrt((2 * half + 1) / (12 * half * half * lines))
-    return _AxisScore(min(along, over_all), (along - 0.5) / spread)
+    return _AxisScore(along, over_all, (along - 0.5) / spread)
 
 
 def _share_above(one: torch.Tensor, other: torch.Tensor) -> float:
