@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from networks import clip_for
-from placed_networks import HAND, VIDEO, made, wrong_layouts
+from placed_networks import HAND, PLACED, VIDEO, made, wrong_layouts
 from torch import nn
 
 import workbench as wb
@@ -453,6 +453,32 @@ def test_place_is_proved_once_and_can_be_left_out(x):
     count = len(calls)
     assert wb.explain(model, x).place == 1
     assert len(calls) == count + 1
+
+
+FAMILIES = {
+    **{name: HAND[name] for name in ("conv", "tokens", "tokens, class token", "volume, time last")},
+    **VIDEO,
+    **{name: PLACED[name] for name in ("swin3d", "mvit_v2", "x3d", "resnet18", "hf/SegFormer")},
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_first_explanation_costs_four_passes_besides_the_proof_of_place(name):
+    placed = FAMILIES[name]
+    pytest.importorskip("pytorchvideo" if name == "x3d" else "transformers")
+    clip = clip_for(placed.input, seed=1)
+    counts = []
+    for place in (False, True):
+        module = made(placed)
+        calls = []
+        module.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        wb.explain(wb.wrap_model(module, placed.input), clip, place=place)
+        counts.append(len(calls))
+    without, proved = counts
+    assert without <= 4
+    # Seven for each layer, or four layers, whose place is tried.
+    assert (proved - without) % 7 in (0, 6)
+    assert proved - without <= 14
 
 
 def test_a_layer_norm_before_the_head_is_held_fixed(x):

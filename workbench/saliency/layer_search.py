@@ -460,6 +460,7 @@ class _Search:
     def _pass(self, *args: Any, x: torch.Tensor | None = None, **options: Any) -> Pass:
         """Run the network on the clip, or on another input."""
         self.bar.update()
+        options = {"measure": False, **options}
         passed = self.model.run(self.x if x is None else x, *args, **options)
         if self.outputs and not self.repeated and (x is None or x is self.x):
             self.repeated = True
