@@ -30,7 +30,7 @@ import workbench as wb
 from workbench.models import video_model
 from workbench.saliency.layer_search import choose_layers
 from workbench.saliency.layouts import Layout, fits
-from workbench.saliency.place import PROVED, Response, place_score, respond
+from workbench.saliency.place import Response, place_score, proved_score, respond
 
 STEPS = 60
 BATCH = 6
@@ -67,7 +67,7 @@ def responses_of(model: wb.VideoModel, placed: Placed, x: torch.Tensor) -> Respo
 
 def judged(response: Response, layout: Layout, x: torch.Tensor) -> bool:
     """Return whether a layout would be called proved."""
-    return fits(layout.grid, tuple(x.shape[2:])) and place_score(response, layout) >= PROVED
+    return fits(layout.grid, tuple(x.shape[2:])) and proved_score(response, layout) is not None
 
 
 def same(layout: Layout, right: Layout, shape: tuple[int, ...]) -> bool:

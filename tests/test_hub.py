@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -110,6 +112,76 @@ def test_an_image_classifier_becomes_a_tsn(tmp_path, clip):
     model = wb.load_model(f"hf/{folder}", device="cpu")
     assert isinstance(model.module, wb.TSN)
     assert wb.explain(model, clip).exact
+
+
+def xclip(folder):
+    """Write a small X-CLIP with a tokenizer of single letters."""
+    letters = [*"abcdefghijklmnopqrstuvwxyz"]
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{each}</w>" for each in letters)]
+    tower = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+    }
+    config = transformers.XCLIPConfig(
+        text_config={
+            **tower,
+            "vocab_size": len(words),
+            "max_position_embeddings": 16,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+            "pad_token_id": 1,
+        },
+        vision_config={
+            **tower,
+            "image_size": SIDE,
+            "patch_size": 8,
+            "num_frames": FRAMES,
+            "mit_hidden_size": 32,
+            "mit_intermediate_size": 64,
+            "mit_num_hidden_layers": 1,
+            "mit_num_attention_heads": 4,
+        },
+        projection_dim=32,
+        prompt_num_attention_heads=4,
+    )
+    saved(folder, transformers.XCLIPModel(config), size={"shortest_edge": SIDE})
+    vocabulary = folder / "vocab.json"
+    vocabulary.write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    merges = folder / "merges.txt"
+    merges.write_text("#version: 0.2\n")
+    transformers.CLIPTokenizer(str(vocabulary), str(merges)).save_pretrained(folder)
+    return folder
+
+
+def test_x_clip_compares_the_clip_with_class_texts(tmp_path, clip):
+    texts = ["open", "close a box", "stir"]
+    folder = xclip(tmp_path / "model")
+    model = wb.load_model(f"hf/{folder}", classes=texts, device="cpu")
+    assert (model.classes, model.input.frames) == (texts, FRAMES)
+    own = transformers.XCLIPModel.from_pretrained(folder).eval()
+    tokens = transformers.AutoTokenizer.from_pretrained(folder)(
+        texts, padding=True, return_tensors="pt"
+    )
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    pixels = processor(list(clip.frames), return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        expected = own(pixel_values=pixels, **tokens).logits_per_video[0]
+    ex = wb.explain(model, clip)
+    torch.testing.assert_close(ex.logits, expected, rtol=1e-3, atol=1e-3)
+    # The map is that of the pictures, a voxel a patch, and not of the three texts (S6).
+    assert "text" not in ex.layer
+    assert "prompt" not in ex.layer
+    assert ex.maps[0].shape[1:] == (FRAMES, SIDE // 8, SIDE // 8)
+    assert ex.place > 0.85
+    one, other = (ex.tube(name).map for name in texts[:2])
+    assert not np.allclose(one, other)
+
+
+def test_x_clip_without_class_texts_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="give the class texts"):
+        wb.load_model(f"hf/{xclip(tmp_path / 'model')}", device="cpu")
 
 
 def test_mistakes_are_named(tmp_path, monkeypatch):

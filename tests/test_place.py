@@ -8,12 +8,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from networks import clip_for
+from placed_networks import HAND, PLACED, VIDEO, made, wrong_layouts
 from torch import nn
 
 import workbench as wb
 from workbench.models.hooks import Call
-from workbench.saliency.layouts import Layout
-from workbench.saliency.place import PROVED, Response, disturbed, place_score
+from workbench.saliency.layouts import Layout, fits
+from workbench.saliency.place import (
+    PROVED,
+    Response,
+    disturbed,
+    place_score,
+    proved_score,
+    respond,
+)
 
 SPEC = wb.InputSpec(frames=16, resize=(32, 48))
 
@@ -138,12 +147,25 @@ class ClassToken(Tokens):
 
 
 def test_a_layer_with_a_gradient_at_one_voxel_is_passed_over(x):
-    ex = explained(ClassToken(), x)
+    ex = explained(ClassToken(), x, weights="gradient")
     assert ex.layer == "blocks.2.norm1"
     assert tuple(ex.activations.shape) == (16, 8, 4, 6)
     weights = explained(ClassToken(), x, weights="layer").class_weights(1)
     assert float((weights != 0).any(0).float().mean()) > 0.5
     assert ex.place >= PROVED
+
+
+def test_the_relevance_of_tokens_is_what_explains_a_class_token(x):
+    """S9: the last layer with a map says little about place if attention mixes all tokens."""
+    network = ClassToken()
+    ex = explained(network, x)
+    assert (ex.layer, ex.how) == ("stem", "relevance weights, place proved")
+    with torch.no_grad():
+        torch.testing.assert_close(ex.activations, network.stem(x)[0])
+    last = explained(network, x, weights="gradient")
+    assert "attention mixes its voxels, so it points less well" in last.how
+    asked = explained(network, x, weights="relevance")
+    np.testing.assert_allclose(ex.tube(2).map, asked.tube(2).map, rtol=1e-4, atol=1e-6)
 
 
 class Repeated(Stem):
@@ -433,6 +455,32 @@ def test_place_is_proved_once_and_can_be_left_out(x):
     assert len(calls) == count + 1
 
 
+FAMILIES = {
+    **{name: HAND[name] for name in ("conv", "tokens", "tokens, class token", "volume, time last")},
+    **VIDEO,
+    **{name: PLACED[name] for name in ("swin3d", "mvit_v2", "x3d", "resnet18", "hf/SegFormer")},
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_first_explanation_costs_four_passes_besides_the_proof_of_place(name):
+    placed = FAMILIES[name]
+    pytest.importorskip("pytorchvideo" if name == "x3d" else "transformers")
+    clip = clip_for(placed.input, seed=1)
+    counts = []
+    for place in (False, True):
+        module = made(placed)
+        calls = []
+        module.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        wb.explain(wb.wrap_model(module, placed.input), clip, place=place)
+        counts.append(len(calls))
+    without, proved = counts
+    assert without <= 4
+    # Seven for each layer, or four layers, whose place is tried.
+    assert (proved - without) % 7 in (0, 6)
+    assert proved - without <= 14
+
+
 def test_a_layer_norm_before_the_head_is_held_fixed(x):
     class MeanThenNorm(Tokens):
         def forward(self, x):
@@ -445,6 +493,8 @@ def test_a_layer_norm_before_the_head_is_held_fixed(x):
     assert ex.exact
     assert ex.residual < 1e-5
     assert "LayerNorm held fixed" in ex.how
+    assert "points less well" in ex.how
+    assert "points less well" not in explained(Pooled(), x).how
     for number in range(5):
         rebuilt = ex.tube(number).map.mean() + float(ex.bias[number])
         assert rebuilt == pytest.approx(float(ex.logits[number]), abs=1e-4)
@@ -529,3 +579,43 @@ def test_relevance_of_an_exact_network_is_its_tube(x):
     for number in range(5):
         a, b = exact.tube(number).map, relevant.tube(number).map
         np.testing.assert_allclose(a, b, atol=1e-4 * np.ptp(a))
+
+
+def test_frames_in_a_row_during_a_movement_are_not_proved_to_be_pictures():
+    """The share of the upper half falls from frame to frame, as when something drops."""
+    frames = torch.arange(16.0)
+    upper, left, early = 16 - frames, 16 - frames, 16 * (frames < 8) + 1
+    plain = torch.zeros(1, 16, 1)
+    halves = tuple(
+        (first.view(1, 16, 1), (17 - first).view(1, 16, 1)) for first in (early, upper, left)
+    )
+    response = Response(plain, halves)
+    assert place_score(response, Layout("n (t h w) c", (4, 2, 2))) == 1
+    assert proved_score(response, Layout("n (t h w) c", (4, 2, 2))) is None
+
+
+def test_a_grid_of_a_few_voxels_proves_nothing(x):
+    share = torch.tensor([0.9, 0.8, 0.3, 0.2]).view(1, 4, 1)  # upper row, then lower row
+    left = torch.tensor([0.9, 0.2, 0.8, 0.3]).view(1, 4, 1)
+    halves = ((share, share), (share, 1 - share), (left, 1 - left))
+    response = Response(torch.zeros(1, 4, 1), halves)
+    assert place_score(response, Layout("n (t h w) c", (1, 2, 2))) == 1
+    assert proved_score(response, Layout("n (t h w) c", (1, 2, 2))) is None
+
+
+@pytest.mark.parametrize("name", [*HAND, *VIDEO])
+def test_no_wrong_layout_is_called_proved(name):
+    """A part of `python -m benchmarks place`, which prints all networks."""
+    placed = {**HAND, **VIDEO}[name]
+    module = made(placed)
+    model = wb.wrap_model(module, placed.input)
+    clip = clip_for(placed.input, seed=1)
+
+    def take(x):
+        return {placed.site: model.run(x, [placed.site]).taken[placed.site][0]}
+
+    response = respond(take, clip)[placed.site]
+    wrong = wrong_layouts(placed.right, tuple(response.plain.shape))
+    # The search considers no other grids than those of the clip's aspect.
+    for layout in (each for each in wrong if fits(each.grid, tuple(clip.shape[2:]))):
+        assert proved_score(response, layout) is None

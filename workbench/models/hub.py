@@ -22,6 +22,9 @@ from .video_model import VideoModel, wrap_model
 
 __all__ = ["hub_model"]
 
+VIDEOS = "AutoModelForVideoClassification"
+PICTURES = "AutoModelForImageClassification"
+TEXTS = "XCLIPModel"
 GREY = 0.5  # level at which the measured mapping is checked to be linear
 
 
@@ -33,20 +36,21 @@ def hub_model(
     device: torch.device | str | None = None,
     trust_remote_code: bool = False,
 ) -> VideoModel:
-    """Load a video classifier, or an image classifier as a TSN, through `transformers`.
+    """Load a video classifier, X-CLIP, or an image classifier as a TSN, through `transformers`.
 
     Args:
         name: an id of the hub, or a folder that `save_pretrained` has written.
         revision: branch, tag or commit of the hub; None: the default one.
-        classes: class names; None: those of the configuration.
+        classes: class names; None: those of the configuration. X-CLIP compares the clip with these
+            texts, so it needs them.
         device: where to put the network; None: a GPU if there is one.
         trust_remote_code: run code from the model's repository.
 
     Raises:
         ModuleNotFoundError: transformers is not installed.
         FileNotFoundError: the model is neither on disk nor can be downloaded.
-        ValueError: it is no video or image classifier, or its processor is not linear in the
-            picture.
+        ValueError: it is no video or image classifier, X-CLIP without class texts, or its processor
+            is not linear in the picture.
     """
     transformers = _transformers()
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -58,24 +62,60 @@ def hub_model(
             "the folder that save_pretrained wrote, or download the model first: "
             f"hf download {name}"
         ) from error
-    video = type(config) in transformers.AutoModelForVideoClassification._model_mapping
-    picture = type(config) in transformers.AutoModelForImageClassification._model_mapping
-    if not video and not picture:
-        raise ValueError(
-            f"{name} is a {config.model_type} network: expected a video or image classifier"
-        )
-    kind = "AutoModelForVideoClassification" if video else "AutoModelForImageClassification"
+    kind = _kind(transformers, config, name, classes)
+    video = kind != PICTURES
     try:
         module = getattr(transformers, kind).from_pretrained(name, **options)
         processor = _processor(transformers, name, options, video=video)
+        if kind == TEXTS:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
+            module = _ClassTexts(module, tokenizer, list(classes or ()))
     except OSError as error:
         raise FileNotFoundError(f"{name} is not complete: {_first_line(error)}") from error
+    config = config.vision_config if kind == TEXTS else config
     spec = _input_spec(module, processor, config, video=video)
     names = list(classes) if classes is not None else _class_names(config)
     network = module if video else TSN(_Pictures(module), spec.frames)
     return wrap_model(
         network.eval(), spec, names, device=device or best_device(), name=f"hf/{Path(name).name}"
     )
+
+
+def _kind(transformers: Any, config: Any, name: str, classes: Sequence[str] | None) -> str:
+    """Return the class of transformers that reads a configuration's weights."""
+    for kind in (VIDEOS, PICTURES):
+        if type(config) in getattr(transformers, kind)._model_mapping:
+            return kind
+    if config.model_type != "xclip":
+        raise ValueError(
+            f"{name} is a {config.model_type} network: expected a video or image classifier"
+        )
+    if not classes:
+        raise ValueError(
+            f"{name} compares clips with texts: give the class texts, for example "
+            'wb.load_model("hf/…", classes=["opening a door", "stirring"])'
+        )
+    return TEXTS
+
+
+class _ClassTexts(torch.nn.Module):
+    """X-CLIP with the texts of its classes, as a network from clips to logits."""
+
+    main_input_name = "pixel_values"
+
+    def __init__(self, model: torch.nn.Module, tokenizer: Any, texts: list[str]) -> None:
+        super().__init__()
+        self.model = model
+        tokens = tokenizer(texts, padding=True, return_tensors="pt")
+        self.register_buffer("input_ids", tokens["input_ids"])
+        self.register_buffer("attention_mask", tokens["attention_mask"])
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.model(
+            pixel_values=pixel_values,
+            input_ids=self.input_ids,
+            attention_mask=self.attention_mask,
+        ).logits_per_video
 
 
 class _Pictures(torch.nn.Module):

@@ -134,6 +134,7 @@ class VideoModel:
         within: AbstractContextManager[Any] | None = None,
         network: nn.Module | None = None,
         training: bool = False,
+        measure: bool = True,
     ) -> Pass:
         """Run the network once on inputs (N, 3, T, H, W).
 
@@ -150,6 +151,8 @@ class VideoModel:
             network: what to call in place of the bare network: the same one inside a wrapper.
             training: leave mode, precision, memory format and gradients as they are, and do not
                 check for NaN: a training step does that for itself.
+            measure: find out which memory format is faster for such inputs, if that is not known,
+                by two to four more passes.
 
         Raises:
             ValueError: the network does not take such an input, returns no logits, or gives NaN;
@@ -167,7 +170,7 @@ class VideoModel:
             eval_mode(self.network),
             own_buffers(self.network),
             torch.autocast(x.device.type, self.precision, enabled=self.precision is not None),
-            self._memory_format(called, x),
+            self._memory_format(called, x, measure),
         ):
             with (
                 torch.inference_mode(not starts),
@@ -330,15 +333,15 @@ class VideoModel:
         return self._time_axes[name]
 
     @contextmanager
-    def _memory_format(self, network: nn.Module, x: torch.Tensor) -> Iterator[None]:
+    def _memory_format(self, network: nn.Module, x: torch.Tensor, measure: bool) -> Iterator[None]:
         """Use the faster memory format for inputs like `x`; which one it is gets measured once."""
         key = (tuple(x.shape[1:]), x.device.type)
-        if key not in self._faster_last:
+        if measure and key not in self._faster_last:
             first = x[:1]
             self._faster_last[key] = faster_channels_last(
                 self.network, lambda: self._call(network, first)
             )
-        with in_channels_last(self.network) if self._faster_last[key] else nullcontext():
+        with in_channels_last(self.network) if self._faster_last.get(key) else nullcontext():
             yield
 
     def _call(self, network: nn.Module, x: torch.Tensor) -> Any:

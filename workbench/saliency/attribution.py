@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import scipy.ndimage
@@ -20,6 +21,7 @@ from ..clips.clip import Clip
 from ..metrics.perturbation import replacement
 from ..models.outputs import as_logits
 from ..models.video_model import VideoModel
+from .attention_maps import LayerAttention, attention_map, legrad, rollout
 from .explaining import explain
 from .tubes import Tube, upsample
 
@@ -53,6 +55,9 @@ def attribute(
     - "grad-cam" (Selvaraju et al., ICCV 2017), "grad-cam++" (Chattopadhay et al., WACV 2018) and
       "layercam" (Jiang et al., TIP 2021) at the target layer, 1. `dataclasses.replace(model,
       layer=…)` gives them another.
+    - "relevance" (AttnLRP, Achtibat et al., ICML 2024; see `saliency.relevance`), "rollout"
+      (gradient attention rollout, Chefer et al., ICCV 2021) and "legrad" (Bousselham et al., ICCV
+      2025) are for transformers, 1; see `saliency.attention_maps`.
     - "score-cam" (Wang et al., CVPR workshops 2020): one a channel of the target layer.
     - "occlusion" (Zeiler and Fergus, ECCV 2014, by captum): a box of a quarter of the clip along
       every axis in the clip's mean colour, moved by a quarter in time and an eighth in space, 196.
@@ -302,6 +307,21 @@ def _score_cam(task: _Task) -> Tube:
     )
 
 
+def _of_attention(task: _Task, combine: Callable[[list[LayerAttention]], torch.Tensor]) -> Tube:
+    """Return what attention says of each token, as a tube on the tokens' grid."""
+    low = attention_map(task.model, task.x, task.output, task.target, combine)
+    return Tube(
+        upsample(low, task.size).cpu().numpy(),
+        task.target,
+        task.label,
+        None,
+        np.zeros(0, dtype=np.int64),
+        0,
+        map=low.cpu().numpy(),
+        times=task.clip.times,
+    )
+
+
 def _extremal(task: _Task) -> np.ndarray:
     """Return the sum of the masks of several areas that keep the class most probable."""
     blurred = task.model.input.normalise(
@@ -343,9 +363,17 @@ def _extremal_mask(
 
 
 # Which weights of `explain` are a method of their own; None: those of the head.
-WEIGHTS = {"tube": None, "grad-cam": "gradient", "grad-cam++": "gradient++", "layercam": "layer"}
+WEIGHTS = {
+    "tube": None,
+    "grad-cam": "gradient",
+    "grad-cam++": "gradient++",
+    "layercam": "layer",
+    "relevance": "relevance",
+}
 PASSES = {"rise": 160, "integrated-gradients": 20, "smoothgrad": 20, "extremal": 30}
 _BY_TASK: dict[str, Callable[[_Task], np.ndarray | Tube]] = {
+    "rollout": partial(_of_attention, combine=rollout),
+    "legrad": partial(_of_attention, combine=legrad),
     "score-cam": _score_cam,
     "occlusion": _occlusion,
     "rise": _rise,

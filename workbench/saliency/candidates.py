@@ -58,6 +58,8 @@ class LayerChoice:
         share: factor of each stream's logits: 1 if they are added, 1/2 if two are averaged.
         logits: the layer whose output, flattened, is the logits; None: the network's own output.
         norm: dotted name of a LayerNorm between pooling and head.
+        weights: kind of weights from gradients that suits the layer, see `class_weights.KINDS`.
+        mixed: attention has mixed the tokens of the layer, so that its voxels say less about place.
         place: score of the proof of place; None: not proved.
         independent: the output is a sigmoid for each class.
         time_axis: of answers over time, the axis that counts them in the output of `logits`; None:
@@ -71,6 +73,8 @@ class LayerChoice:
     logits: Call | None = None
     norm: str | None = None
     share: float = 1.0
+    weights: str = "gradient"
+    mixed: bool = False
     place: float | None = None
     independent: bool = False
     time_axis: int | None = None
@@ -150,6 +154,17 @@ class Survey:
         width = seen[0].shape[-1]
         fitting = [s for s in seen if not _likeliest(s).of_tokens or s.shape[-1] == width]
         return [Site(s.call, _likeliest(s)) for s in fitting]
+
+    def mixes_frames(self) -> bool:
+        """Return whether tokens of the whole clip pass as one sequence, so that frames may mix."""
+        return any(
+            site.layout.of_tokens and site.layout.axes[0:3] == "n (" for site in self.sites()
+        )
+
+    def start(self) -> list[Site]:
+        """Return the first layer with parameters as a site, if it has a map."""
+        call = self.first_with_parameters()
+        return [Site(s.call, _likeliest(s)) for s in self.seen if s.call == call and s.means]
 
     def earlier_calls(self, site: Site) -> list[Site]:
         """Return the calls of a layer before this one, the first one first."""

@@ -30,6 +30,7 @@ __all__ = [
     "join_calls",
 ]
 
+MIXED = ", attention mixes its voxels, so it points less well"
 GONE = "the gradients of this explanation are gone: explain the clip again"
 
 
@@ -44,6 +45,7 @@ class HeadWeights:
         widths: how many of the C channels each pathway has.
         norm: dotted name of a LayerNorm between pooling and head, whose standard deviation on this
             clip is held fixed; None if the head follows the pooling.
+        mixed: attention has mixed the voxels of the maps before.
     """
 
     matrix: torch.Tensor
@@ -51,6 +53,7 @@ class HeadWeights:
     residual: float
     widths: tuple[int, ...]
     norm: str | None = None
+    mixed: bool = False
 
     exact = True
 
@@ -58,7 +61,7 @@ class HeadWeights:
     def how(self) -> str:
         """In words, how far the weights can be relied on."""
         held = "" if self.norm is None else " with this clip's LayerNorm held fixed"
-        return f"exact{held}, residual {self.residual:.1e}"
+        return f"exact{held}, residual {self.residual:.1e}{MIXED if self.mixed else ''}"
 
     def of(self, class_id: int) -> tuple[torch.Tensor, ...]:
         """Return the weights (C,) of a class for each pathway."""
@@ -126,12 +129,14 @@ class GradientWeights:
         graph: what gradients are taken of.
         number: which clip of the graph's batch this is.
         maps: (C, T', H', W') of each pathway.
+        mixed: attention has mixed the voxels of the maps before.
     """
 
     kind: str
     graph: RecordedGraph
     number: int
     maps: tuple[torch.Tensor, ...]
+    mixed: bool = False
     _known: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict, init=False)
     _table: torch.Tensor | None = field(default=None, init=False)
 
@@ -141,7 +146,7 @@ class GradientWeights:
     @property
     def how(self) -> str:
         """In words, where the weights come from."""
-        return f"{self.kind} weights"
+        return f"{self.kind} weights{MIXED if self.mixed else ''}"
 
     @property
     def bias(self) -> torch.Tensor:

@@ -72,16 +72,27 @@ class Dependence:
             return cls.record(run, sites, output, source, cut, overwrites=True)
         return recorded
 
-    def reached(self) -> list[Site]:
-        """Return the layers by whose maps the logits vary, the last one first.
+    def reached(self, sites: Sequence[Site] = ()) -> list[Site]:
+        """Return those of some layers, or of all, by whose maps the logits vary.
 
         The head of a class token leaves the other tokens of the last layers without a gradient.
         """
-        return [s for s, gradient in self._by_logits.items() if _varies(s, gradient)]
+        by_logits = self._by_logits
+        return [s for s in sites or self.sites if s in by_logits and _varies(s, by_logits[s])]
 
-    def touched(self) -> bool:
-        """Return whether the logits depend on any of the layers at all, whatever its layout."""
-        return any(bool(gradient.any()) for gradient in self._by_logits.values())
+    def bypassed(self, site: Site) -> bool:
+        """Return whether the logits depend on the earliest layer other than through this one."""
+        handles = [
+            each.register_hook(torch.zeros_like)
+            for each in self.outputs[site.call]
+            if each.requires_grad
+        ]
+        try:
+            around = self._gradients_of_logits(self.sites[-1:])
+        finally:
+            for handle in handles:
+                handle.remove()
+        return any(bool(gradient.any()) for gradient in around.values())
 
     def streams(self, last: Site, reached: Sequence[Site], count: int) -> tuple[Site, ...]:
         """Return `last` and up to `count - 1` layers that lie beside it, in another stream.
@@ -105,6 +116,9 @@ class Dependence:
 
     @cached_property
     def _by_logits(self) -> dict[Site, torch.Tensor]:
+        return self._gradients_of_logits(self.sites)
+
+    def _gradients_of_logits(self, sites: Sequence[Site]) -> dict[Site, torch.Tensor]:
         # A random mixture of the logits has a gradient wherever any of them has.
         generator = torch.Generator().manual_seed(0)
         mix = torch.randn(self.logits.numel(), generator=generator).to(self.logits.device)
@@ -112,7 +126,7 @@ class Dependence:
             return {}
         with torch.enable_grad():
             mixed = (self.logits.flatten().float() * mix).sum()
-        return self._gradients(mixed, self.sites)
+        return self._gradients(mixed, sites)
 
     def _depends(self, site: Site, others: Sequence[Site]) -> set[Site]:
         """Return those of some other layers on which a layer depends."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -34,6 +35,10 @@ from .relevance import HeldLinear
 __all__ = ["explain", "explain_batch"]
 
 
+# The sizes of clips that a model has explained.
+_SIZES: WeakKeyDictionary[VideoModel, set[tuple[int, ...]]] = WeakKeyDictionary()
+
+
 def explain(
     model: VideoModel,
     clip: Clip | torch.Tensor,
@@ -45,13 +50,14 @@ def explain(
 
     Args:
         model: from `wb.load_model` or `wb.wrap_model`. On its first clip the target layer and its
-            head are searched for (or `model.layer`, `model.head` taken) and remembered, and the
-            faster memory format is measured.
+            head are searched for (or `model.layer`, `model.head` taken) and remembered. On its
+            second, the faster memory format is measured.
         clip: a `Clip`; one with more frames than the network takes is sampled as `model.input`
             says. A ready tensor (1, 3, T, H, W) is taken as it is.
-        weights: None: those of the head if it is pooled and linear, gradients otherwise.
-            "gradient", "gradient++" or "layer" ask for those, see `saliency.class_weights`.
-            "relevance" is for transformers: conserved relevance of the first layer of tokens.
+        weights: None: those of the head if it is pooled and linear. Otherwise conserved relevance
+            if attention mixes the tokens of the whole clip, and gradients of the last layer if not;
+            `docs/networks.md` has the measurements. "gradient", "gradient++", "layer" and
+            "relevance" ask for those, see `saliency.class_weights`.
         place: on the network's first clip, also prove how time, height and width lie in the maps,
             by six more passes; see `saliency.place`.
 
@@ -98,8 +104,7 @@ def explain_batch(
             raise ValueError("the input holds NaN or infinite values")
         # The network may have changed since it was searched: then search once more.
         for again in (False, True):
-            first = weights == "relevance"
-            choices = choose_layers(model, x[:1], again=again, place=place, first=first)
+            choices = choose_layers(model, x[:1], again=again, place=place, weights=weights)
             try:
                 return _explanations(model, seen, x, choices, weights)
             except _OutdatedError:
@@ -125,12 +130,13 @@ def _explanations(
         if weights is not None or choice.head is None or choice.time_axis is not None:
             starts |= sites
     try:
+        kinds = {weights or choice.weights for choice in choices.values()}
         with ExitStack() as stack:
-            if weights == "relevance":
+            if "relevance" in kinds:
                 stack.enter_context(HeldLinear())
             if any(choice.overwrites for choice in choices.values()):
                 stack.enter_context(keeping_saved_values())
-            passed = model.run(x, calls, gradients_from=starts)
+            passed = model.run(x, calls, gradients_from=starts, measure=_explained_before(model, x))
         answers = {name: _answers(passed, choice, len(x)) for name, choice in choices.items()}
         logits = {
             name: _logits(passed, choice, len(x), answers[name]) for name, choice in choices.items()
@@ -157,6 +163,19 @@ def _explanations(
         several = siblings if len(siblings) > 1 else {}
         explained.append(replace(siblings[main], _siblings=several))
     return explained
+
+
+def _explained_before(model: VideoModel, x: torch.Tensor) -> bool:
+    """Return whether a clip of this size was explained before.
+
+    To measure the faster memory format takes more passes than the first explanation: it pays from
+    the second on.
+    """
+    sizes = _SIZES.setdefault(model, set())
+    size = tuple(x.shape[1:])
+    known = size in sizes
+    sizes.add(size)
+    return known
 
 
 def _recording(passed: Pass) -> bool:
@@ -220,7 +239,9 @@ def _of_output(
         if graph is None:
             weighting = _head_weights(model, choice, maps, values)
         else:
-            weighting = GradientWeights(weights or "gradient", graph, number, maps)
+            weighting = GradientWeights(
+                weights or choice.weights, graph, number, maps, choice.mixed
+            )
         explanations.append(
             Explanation(
                 logits=values,
@@ -281,4 +302,6 @@ def _head_weights(
     if not missed <= tolerance(model, norm=choice.norm is not None):
         raise _OutdatedError
     widths = tuple(map(len, maps))
-    return HeadWeights(head.weight.clone(), head.bias.clone(), missed, widths, choice.norm)
+    return HeadWeights(
+        head.weight.clone(), head.bias.clone(), missed, widths, choice.norm, choice.mixed
+    )

@@ -7,6 +7,7 @@ by gradients, see `dependence`. How time, height and width lie is proved for eit
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from .dependence import Dependence
 from .frame_answers import answers_before_activation
 from .layer_outputs import LayerOutput, Recorder
 from .linear_heads import all_heads_are_zero, before_activation
-from .place import PROVED, best_reading, respond
+from .place import Response, best_reading, respond
 
 __all__ = [
     "Choices",
@@ -39,6 +40,8 @@ __all__ = [
 ]
 AT_ONCE = 24  # layers whose gradients one pass tries
 PLACES = 16  # layers whose place is tried at most
+PLACES_AT_ONCE = 4  # of them by the same passes, after the first
+RELEVANCE = "relevance"
 STREAMS = 4  # layers beside one another that are explained together at most
 
 
@@ -60,7 +63,7 @@ def choose_layers(
     *,
     again: bool = False,
     place: bool = True,
-    first: bool = False,
+    weights: str | None = None,
 ) -> Choices:
     """Return what to explain of each output: what is remembered, or what a search finds.
 
@@ -73,8 +76,9 @@ def choose_layers(
         x: an input (1, 3, T, H, W) to search with.
         again: search anew whatever is remembered.
         place: prove how time, height and width lie, too, by seven more passes.
-        first: choose the first layer of tokens in place of the last layer that fits. Networks
-            without tokens are not affected.
+        weights: the kind of weights that is asked for. "relevance" begins at the first layer of
+            tokens, others from gradients at the last layer. None: the head's weights if they are
+            proved, otherwise what suits the network.
 
     Raises:
         ValueError: no layer has a map to explain, or the given layer and head do not fit.
@@ -82,6 +86,7 @@ def choose_layers(
     """
     size = (x.shape[2], x.shape[3], x.shape[4])
     remembered = _REMEMBERED.setdefault(model, {})
+    first = _first_layer(weights)
     asked = (model.layer, model.head, place, first)
     for key in ((*asked, size), (*asked, None)):
         known = remembered.get(key)
@@ -95,6 +100,10 @@ def choose_layers(
     sized = any(site.layout.of_tokens or site.call.number == EVERY for site in sites)
     remembered[(*asked, size if sized else None)] = _Remembered(choices, _weight_state(model))
     return choices
+
+
+def _first_layer(weights: str | None) -> bool | None:
+    return None if weights is None else weights == RELEVANCE
 
 
 def layers_with_place(model: VideoModel, x: torch.Tensor, count: int) -> list[str]:
@@ -123,13 +132,16 @@ class _Search:
     model: VideoModel
     x: torch.Tensor
     place: bool
-    first: bool
+    # Whether the first layer of tokens is wanted, or the last layer; None: what suits the network.
+    first: bool | None
     bar: Any = field(default_factory=lambda: tqdm(disable=True), init=False)
     # What every layer gave in the first pass, and the outputs of that pass.
     seen: list[LayerOutput] = field(default_factory=list, init=False)
     outputs: dict[str, torch.Tensor] = field(default_factory=dict, init=False)
     # Whether the network overwrites values that gradients need.
     overwrites: bool = field(default=False, init=False)
+    # What layers gave for the disturbed clip.
+    responses: dict[Call, Response] = field(default_factory=dict, init=False)
     # Whether a second pass has shown that the network repeats its answer, or does not.
     repeated: bool = field(default=False, init=False)
 
@@ -181,12 +193,15 @@ class _Search:
                 logits = answers.mean(0)
             else:
                 logits, source, independent = before_activation(self.seen, row[0].float())
-            choice = self._choice(name, logits, source)
+            survey = self._survey(len(logits))
+            choice = self._choice(survey, name, logits, source)
             if choice is not None:
+                mixed = choice.weights != RELEVANCE and choice.guessed and survey.mixes_frames()
                 choices[name] = replace(
                     choice,
                     independent=independent,
                     time_axis=time_axis,
+                    mixed=mixed,
                     overwrites=self.overwrites,
                 )
         self._check_found(choices)
@@ -194,9 +209,10 @@ class _Search:
             self._pass()  # only to see whether the answer is the same
         return choices
 
-    def _choice(self, output: str, logits: torch.Tensor, source: Call | None) -> LayerChoice | None:
+    def _choice(
+        self, survey: Survey, output: str, logits: torch.Tensor, source: Call | None
+    ) -> LayerChoice | None:
         """Return what to explain of one output; None if no layer has a map."""
-        survey = self._survey(len(logits))
         # A layer that passes the completeness test is proved as a sum.
         exact = None if self.first else self._by_identity(survey, output, logits, source)
         if exact is not None and self._settled(exact):
@@ -241,7 +257,11 @@ class _Search:
     def _by_gradient(self, survey: Survey, output: str, source: Call | None) -> LayerChoice | None:
         """Return the last layer with a map on which the logits depend."""
         sites = survey.sites()
-        if self.first and sites and sites[0].layout.of_tokens:
+        of_tokens = bool(sites) and sites[0].layout.of_tokens
+        # Attention may carry evidence from anywhere to anywhere: the last layer's voxels then say
+        # little about place, and relevance is followed back to where tokens enter.
+        suits = self.first is None and self.model.layer is None and survey.mixes_frames()
+        if of_tokens and (self.first or suits):
             choice = self._first_of_tokens(survey, sites, output, source)
             if choice is not None:
                 return choice
@@ -260,20 +280,33 @@ class _Search:
     def _first_of_tokens(
         self, survey: Survey, sites: list[Site], output: str, source: Call | None
     ) -> LayerChoice | None:
-        """Return the first layer of tokens with a proved place that everything passes through."""
-        start = survey.first_with_parameters()
-        before = Site(start, sites[0].layout)
-        for site in reversed([each for each in sites if each.layout.of_tokens]):
-            if site.call == start:
-                continue
-            choice = LayerChoice(output, (site,), None, source)
-            # A normalisation within a block is bypassed by the block's residual connection. One
-            # pass tells, and the proof of place takes seven.
-            if self._dependence([before], choice, cut=(site,)).touched():
-                continue
-            choice = self._placed(survey, choice, free=True)
-            if choice.place is not None or not self.place:
-                return choice
+        """Return the first layer of tokens with a proved place that everything passes through.
+
+        If blocks begin before there is one, it is the layer that makes tokens of the clip, the
+        first one with parameters. If relevance was asked for, that may have other cells.
+        """
+        start = Site(survey.first_with_parameters(), sites[0].layout)
+        tokens = [s for s in reversed(sites) if s.layout.of_tokens and s.call != start.call]
+        tokens = tokens[:AT_ONCE]
+        choice = LayerChoice(output, (), None, source, weights=RELEVANCE)
+        # One pass tells of all of them what passes through, and what does not.
+        dependence = self._dependence([*reversed(tokens), start], choice)
+        reached = dependence.reached(tokens) if tokens else []
+        passed: list[Site] = []
+        for site in tokens:
+            # A normalisation within a block is bypassed by the block's residual connection: from
+            # here on tokens are mixed.
+            if dependence.bypassed(site):
+                passed += [s for s in survey.start() if _cells(s) == _cells(sites[0])]
+            # Everything passes through the last normalisation, too, in the class token.
+            elif site in reached:
+                passed.append(site)
+        if self.first:
+            passed += survey.start()
+        for site in dict.fromkeys(passed):
+            placed = self._placed(survey, replace(choice, sites=(site,)), free=True)
+            if placed.place is not None or not self.place:
+                return placed
         return None
 
     def _last_in_place(
@@ -289,7 +322,11 @@ class _Search:
         for some in _parts(sites, AT_ONCE):
             dependence = self._dependence(some, LayerChoice(output, (), None, source))
             reached = dependence.reached()
-            for site in reached:
+            for number, site in enumerate(reached):
+                if self.place and tried % PLACES_AT_ONCE == 1:
+                    # The last layer fails: the same passes serve several earlier ones.
+                    self.responses.clear()
+                    self._disturb([s.call for s in reached[number : number + PLACES_AT_ONCE]])
                 choice = LayerChoice(output, (site,), None, source)
                 choice = self._all_streams(survey, choice, dependence, reached)
                 first = first or choice
@@ -398,18 +435,24 @@ class _Search:
         if not self.place:
             return choice
         sites, scores = [], []
-        responses = respond(lambda x: self._taken(x, choice), self.x)
+        self._disturb([site.call for site in choice.sites])
         for site in choice.sites:
             readings = survey.other_readings(site, free=free)
-            layout, score = best_reading(responses[site.call], site.layout, readings)
+            layout, score = best_reading(self.responses[site.call], site.layout, readings)
             sites.append(replace(site, layout=layout))
             scores.append(score)
-        score = min(scores)
-        return replace(choice, sites=tuple(sites), place=score if score >= PROVED else None)
+        proved = [score for score in scores if score is not None]
+        place = min(proved) if len(proved) == len(scores) else None
+        return replace(choice, sites=tuple(sites), place=place)
 
-    def _taken(self, x: torch.Tensor, choice: LayerChoice) -> dict[Call, torch.Tensor]:
-        """Return what the layers of a choice give for an input."""
-        calls = [site.call for site in choice.sites]
+    def _disturb(self, calls: Sequence[Call]) -> None:
+        """Find out what some layers give for the disturbed clip: seven passes for all of them."""
+        missing = [call for call in calls if call not in self.responses]
+        if missing:
+            self.responses |= respond(lambda x: self._taken(x, missing), self.x)
+
+    def _taken(self, x: torch.Tensor, calls: list[Call]) -> dict[Call, torch.Tensor]:
+        """Return what layers give for an input."""
         passed = self._pass(calls, x=x)
         return {call: join_calls(passed.taken[call]) for call in calls}
 
@@ -418,6 +461,7 @@ class _Search:
     def _pass(self, *args: Any, x: torch.Tensor | None = None, **options: Any) -> Pass:
         """Run the network on the clip, or on another input."""
         self.bar.update()
+        options = {"measure": False, **options}
         passed = self.model.run(self.x if x is None else x, *args, **options)
         if self.outputs and not self.repeated and (x is None or x is self.x):
             self.repeated = True
@@ -472,6 +516,10 @@ class _Search:
             )
         there = f"; there are {', '.join(names)}" if names else ""
         return f"Give layer= one that has{there}"
+
+
+def _cells(site: Site) -> int:
+    return math.prod(site.layout.grid)
 
 
 def _choice_of(proof: HeadProof, output: str, source: Call | None) -> LayerChoice:

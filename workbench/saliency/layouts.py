@@ -27,6 +27,7 @@ TOKENS = ("n (t h w) c", "n (h w t) c")  # TimeSformer lists space before time
 FRAME_TOKENS = ("(n t) (h w) c",)
 LEADS = (0, 1, 2)  # tokens before those of the clip: none, a class token, class and distillation
 FRAME_LEADS = range(10)  # before those of a frame there may also be registers (DINOv2)
+SQUARE = 1.5  # by how much one side of a patch may be longer than the other
 USUAL_CELL = 16  # pixels: most cells of a picture are 14 to 32 wide
 
 
@@ -122,7 +123,7 @@ def rearrangements(layout: Layout, shape: tuple[int, ...], clip: Grid) -> list[L
         times = (n for n in range(1, clip[0] + 1) if count % n == 0)
         grids = ((n, *pair) for n in times for pair in _rectangles(count // n))
     token_orders = FRAME_TOKENS if layout.axes in FRAME_TOKENS else TOKENS
-    fitting = [grid for grid in grids if fits(grid, clip)]
+    fitting = [grid for grid in grids if _of_patches(grid, clip)]
     every = (replace(layout, axes=axes, grid=grid) for axes in token_orders for grid in fitting)
     return [each for each in every if each != layout]
 
@@ -159,6 +160,12 @@ def fits(grid: Grid, clip: Grid) -> bool:
     return abs(tall - height * wide / width) <= 1.5 or abs(wide - width * tall / height) <= 1.5
 
 
+def _of_patches(grid: Grid, clip: Grid) -> bool:
+    """Return whether a token's cell is about square: tokens are patches, cut without a rest."""
+    tall, wide = clip[1] / grid[1], clip[2] / grid[2]
+    return fits(grid, clip) and max(tall, wide) <= SQUARE * min(tall, wide)
+
+
 def _frame_grid(frames: int, count: int, clip: Grid) -> Grid | None:
     """Return the likeliest grid of `count` tokens in each of several frames."""
     if count < 2 or frames > clip[0]:
@@ -193,4 +200,4 @@ def _likeliest(grids: Iterable[Grid], clip: Grid) -> Grid | None:
         skew = abs(height / grid[1] - width / grid[2])
         return skew, abs(height / grid[1] - USUAL_CELL)
 
-    return min((grid for grid in grids if fits(grid, clip)), key=unlikeliness, default=None)
+    return min((grid for grid in grids if _of_patches(grid, clip)), key=unlikeliness, default=None)

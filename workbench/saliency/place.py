@@ -7,11 +7,12 @@ a half change more when that half of the clip is disturbed than when the other h
 
 The score of an axis is the area under the ROC curve of that comparison over the voxels: 1 if every
 voxel follows its own half, 0.5 by chance, 0 if the axis runs backwards. The score of a layout is
-that of its worst axis.
+that of its worst axis. Grids of a few voxels prove nothing: their axes score well by accident.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,9 +21,20 @@ import torch
 from ..models.hooks import Call
 from .layouts import Layout
 
-__all__ = ["PROVED", "Response", "best_reading", "disturbed", "place_score", "respond"]
+__all__ = [
+    "PROVED",
+    "Response",
+    "best_reading",
+    "disturbed",
+    "place_score",
+    "proved_score",
+    "respond",
+]
 
 PROVED = 0.85  # a layout with this score or more is the right one
+# Standard deviations above chance along each axis: less, and a grid of 2×2 is proved by accident.
+ENOUGH = 2.4
+ORDERED = 0.7  # over the whole map; a movement in the clip orders frames in a row by 0.63
 NEAR = 0.05  # by less than this, a better score of another reading decides nothing
 AXES = (2, 3, 4)  # T, H, W of an input (N, C, T, H, W)
 
@@ -83,18 +95,28 @@ def respond(
 
 def best_reading(
     response: Response, layout: Layout, others: Sequence[Layout]
-) -> tuple[Layout, float]:
-    """Return the layout that places the changes best, and its score.
+) -> tuple[Layout, float | None]:
+    """Return the layout that places the changes best, and its score; None: it is not proved.
 
     The first layout is kept unless another one is proved and clearly better.
     """
-    score = place_score(response, layout)
-    scores = [place_score(response, other) for other in others]
-    for other, other_score in zip(others, scores):
-        kept = score >= PROVED and score >= other_score - NEAR
-        if other_score >= PROVED and not kept and not score >= other_score:
+    score = proved_score(response, layout)
+    for other in others:
+        other_score = proved_score(response, other)
+        if other_score is not None and (score is None or other_score > score + NEAR):
             layout, score = other, other_score
     return layout, score
+
+
+def proved_score(response: Response, layout: Layout) -> float | None:
+    """Return how well a layout places the changes if that proves it; None otherwise.
+
+    A proof needs a good score along every axis, and enough voxels for it to be no accident.
+    """
+    axes = _axis_scores(response, layout)
+    if not axes or not all(axis.proved for axis in axes):
+        return None
+    return min(axis.score for axis in axes)
 
 
 def place_score(response: Response, layout: Layout) -> float:
@@ -102,13 +124,35 @@ def place_score(response: Response, layout: Layout) -> float:
 
     An axis along which the map has one voxel, or the clip one frame, has no place to prove.
     """
+    scores = [axis.score for axis in _axis_scores(response, layout)]
+    return min(scores, default=float("nan"))
+
+
+@dataclass(frozen=True)
+class _AxisScore:
+    """The score of an axis along its lines and over the whole map.
+
+    `deviations`: by how many standard deviations the first is above chance.
+    """
+
+    score: float
+    over_all: float
+    deviations: float
+
+    @property
+    def proved(self) -> bool:
+        """Whether the axis is what the layout says, and not by accident."""
+        return self.score >= PROVED and self.over_all >= ORDERED and self.deviations >= ENOUGH
+
+
+def _axis_scores(response: Response, layout: Layout) -> list[_AxisScore]:
     scores = []
     for axis, halves in enumerate(response.halves):
         if halves is None or layout.grid[axis] < 2:
             continue
         first, last = (_change(half, response.plain, layout) for half in halves)
         scores.append(_axis_score(first, last, axis))
-    return min(scores, default=float("nan"))
+    return scores
 
 
 def _change(output: torch.Tensor, plain: torch.Tensor, layout: Layout) -> torch.Tensor:
@@ -117,18 +161,31 @@ def _change(output: torch.Tensor, plain: torch.Tensor, layout: Layout) -> torch.
     return difference.pow(2).sum(0).sqrt()
 
 
-def _axis_score(first: torch.Tensor, last: torch.Tensor, axis: int) -> float:
+def _axis_score(first: torch.Tensor, last: torch.Tensor, axis: int) -> _AxisScore:
     """Return how often a voxel of the first half follows the first half more than one of the last.
 
-    Voxels are compared along lines of the axis, so that places which change more than others do
-    not count.
+    Voxels are compared along each line of the axis, so that places which change more than others do
+    not count, and over the whole map: something that moves through the clip can put every short
+    line in order, but not the map.
     """
     total = first + last
     if not bool(total.any()):
-        return float("nan")
+        return _AxisScore(float("nan"), float("nan"), 0.0)
     share = torch.where(total > 0, first / total.clamp(min=1e-30), 0.5).movedim(axis, 0).flatten(1)
-    size = len(share)
+    size, lines = share.shape
+    half = size // 2
     # The middle slice of an odd number belongs to neither half.
-    early, late = share[: size // 2], share[size - size // 2 :]
+    early, late = share[:half], share[size - half :]
     gap = early[:, None] - late[None]
-    return float(((gap > 0).float() + 0.5 * (gap == 0).float()).mean())
+    along = float(((gap > 0).float() + 0.5 * (gap == 0).float()).mean())
+    over_all = _share_above(early.flatten().contiguous(), late.flatten().contiguous())
+    # Spread of the first score if early and late voxels were exchangeable (Mann and Whitney).
+    spread = math.sqrt((2 * half + 1) / (12 * half * half * lines))
+    return _AxisScore(along, over_all, (along - 0.5) / spread)
+
+
+def _share_above(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Return in what share of all pairs the first number is the larger; ties count half."""
+    ordered = other.sort().values
+    below = torch.searchsorted(ordered, one) + torch.searchsorted(ordered, one, right=True)
+    return float(below.double().mean()) / (2 * len(other))

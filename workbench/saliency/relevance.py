@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["HeldLinear"]
+__all__ = ["ATTENTIONS", "SOFTMAXES", "HeldLinear", "Intercepting", "attention_weights"]
 
 LAYER_NORMS = (torch.layer_norm, F.layer_norm)
 SOFTMAXES = (torch.softmax, torch.Tensor.softmax, F.softmax)
@@ -34,29 +35,69 @@ _MULTI_HEAD = types.FunctionType(
 )
 
 
-class HeldLinear(TorchFunctionMode):
-    """While active, LayerNorm, softmax, attention and gates are recorded as linear maps."""
+class Intercepting(TorchFunctionMode):
+    """While active and gradients are recorded, replaces operations by stand-ins of equal value."""
+
+    def stand_in(self, func: Callable) -> Callable | None:
+        """Return what runs in place of an operation; None: the operation itself."""
+        raise NotImplementedError
 
     def __torch_function__(
         self, func: Callable, _types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run an operation, or its linear stand-in of the same value."""
+        """Run an operation, or its stand-in."""
         kwargs = kwargs or {}
         if not torch.is_grad_enabled():
             return func(*args, **kwargs)
-        if func in LAYER_NORMS:
-            return _layer_norm(*args, **kwargs)
-        if func in SOFTMAXES:
-            return func(*args, **kwargs).detach()
-        if func in ATTENTIONS:
-            return _attention(*args, **kwargs)
-        if func in GATES:
-            return _gate(func, *args, **kwargs)
         if func is F.multi_head_attention_forward:
             # Within this call the mode is off: run the same code with it on.
             with self:
                 return _MULTI_HEAD(*args, **kwargs)
-        return func(*args, **kwargs)
+        return (self.stand_in(func) or func)(*args, **kwargs)
+
+
+class HeldLinear(Intercepting):
+    """While active, LayerNorm, softmax, attention and gates are recorded as linear maps."""
+
+    def stand_in(self, func: Callable) -> Callable | None:
+        """Return the linear stand-in of an operation."""
+        if func in LAYER_NORMS:
+            return _layer_norm
+        if func in SOFTMAXES:
+            return lambda *args, **kwargs: func(*args, **kwargs).detach()
+        if func in ATTENTIONS:
+            return _attention
+        if func in GATES:
+            return partial(_gate, func)
+        return None
+
+
+def attention_weights(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """Return the weights (…, queries, keys) of scaled dot-product attention.
+
+    Raises:
+        NotImplementedError: queries share keys (grouped-query attention).
+    """
+    if enable_gqa:
+        raise NotImplementedError(
+            'grouped-query attention is not supported here; ask for weights="gradient"'
+        )
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    scores = query @ key.transpose(-2, -1) * factor
+    if is_causal:
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        scores = scores.masked_fill(~seen, -torch.inf)
+    if attn_mask is not None:
+        hidden = attn_mask.dtype == torch.bool
+        scores = scores.masked_fill(~attn_mask, -torch.inf) if hidden else scores + attn_mask
+    return scores.softmax(-1)
 
 
 def _layer_norm(
@@ -84,18 +125,8 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor:
-    if is_causal or enable_gqa:
-        raise NotImplementedError(
-            "relevance: causal and grouped-query attention are not supported; ask for "
-            'weights="gradient"'
-        )
     with torch.no_grad():
-        factor = query.shape[-1] ** -0.5 if scale is None else scale
-        scores = query @ key.transpose(-2, -1) * factor
-        if attn_mask is not None:
-            hidden = attn_mask.dtype == torch.bool
-            scores = scores.masked_fill(~attn_mask, -torch.inf) if hidden else scores + attn_mask
-        weights = scores.softmax(-1)
+        weights = attention_weights(query, key, attn_mask, is_causal, scale, enable_gqa)
     return weights @ value
 
 

@@ -172,7 +172,10 @@ def _first_explanation(data: Dataset, model: VideoModel, settings: StoreSettings
     first: Exception | None = None
     for name in data.index.index:
         try:
-            return explain(model, read_for(model, data, name), settings.weights)
+            clip = read_for(model, data, name)
+            explanation = explain(model, clip, settings.weights)
+            model.logits(clip)  # a second run measures the memory format, which the store records
+            return explanation
         except Exception as error:
             first = first or error
     if first is None:
