@@ -20,7 +20,7 @@ from test_ucf101 import make_ucf
 from videos import picture, read_numbers, textured, write_video
 
 import workbench as wb
-from workbench.clips import decoding
+from workbench.clips import decoding, packets
 from workbench.clips.frame_folders import read_frames_clip
 from workbench.clips.packets import frame_table
 from workbench.datasets import checks
@@ -219,6 +219,65 @@ def test_one_picture_with_a_huge_number_takes_no_memory(tmp_path, frames):
     assert checks._inspect(str(folder), True).wrong.startswith("9999999997 of 9999999999 frames")
     assert tracemalloc.get_traced_memory()[1] < 10e6
     tracemalloc.stop()
+
+
+# The index of an MP4 file -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("b_frames", [0, 2])
+def test_an_mp4_is_listed_by_its_index_without_reading_its_packets(tmp_path, monkeypatch, b_frames):
+    path = write_video(tmp_path / "long.mp4", 600, b_frames=b_frames)
+    read = []
+    plain = packets.indexed_packets
+
+    def counted(path, container, stream):
+        class Counting:
+            seek = container.seek
+
+            def demux(self, stream):
+                for packet in container.demux(stream):
+                    read.append(packet.size)
+                    yield packet
+
+        return plain(path, Counting(), stream)
+
+    monkeypatch.setattr(packets, "indexed_packets", counted)
+    by_index = frame_table(path)
+    by_packets = frame_table(path, trust_index=False)
+    assert by_index.by_index
+    assert not by_packets.by_index
+    assert 12 < len(read) < 60
+    for name in ("ticks", "times", "keys", "suspect", "empty", "fps", "stop", "size"):
+        np.testing.assert_array_equal(getattr(by_index, name), getattr(by_packets, name))
+
+
+def test_an_mp4_whose_index_contradicts_its_packets_is_listed_by_them(tmp_path):
+    path = write_video(tmp_path / "intact.mp4", 60)
+    data = path.read_bytes()
+    # The first run of offsets, after version and number of runs, gets one packet more.
+    run = data.index(b"ctts") + 12
+    longer = int.from_bytes(data[run : run + 4], "big") + 1
+    other = tmp_path / "other.mp4"
+    other.write_bytes(data[:run] + longer.to_bytes(4, "big") + data[run + 4 :])
+    assert frame_table(path).by_index
+    assert not frame_table(other).by_index
+    # The index of a file that was cut off lists more than there is.
+    cut = write_video(tmp_path / "cut.mp4", textured(60), container={"movflags": "faststart"})
+    cut.write_bytes(cut.read_bytes()[:-3000])
+    assert not frame_table(cut).by_index
+
+
+def test_damage_between_an_mp4_s_first_and_last_packets_is_found_on_reading(tmp_path):
+    path = write_video(tmp_path / "damaged.mp4", textured(60))
+    table = frame_table(path)
+    data = bytearray(path.read_bytes())
+    begin = data.index(b"mdat")
+    data[begin + 20_000 : begin + 24_000] = bytes(4000)
+    path.write_bytes(data)
+    with pytest.raises(wb.ClipError, match="frame"):
+        wb.read_clip(path, None)
+    assert read_numbers(wb.read_clip(path, 4, start=2.0).frames).tolist() == [50, 53, 56, 59]
+    assert table.by_index
 
 
 def test_a_frame_that_vanishes_is_damage_to_those_after_it(tmp_path):
