@@ -29,7 +29,7 @@ $(shell [ ! -e $(READY) ] || { [ "$$(cat $(READY))" = "$$(pwd -P)" ] && [ -x $(P
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lab test quick gpu lint notebooks figures bench fuzz mutants samples pins clean
+.PHONY: help demo lab test quick gpu lint notebooks figures bench fuzz kills mutants samples pins clean
 
 help: ## list the commands
 	@echo "make …"
@@ -72,6 +72,9 @@ bench: $(READY_TEST) ## run the benchmarks
 
 fuzz: $(READY_TEST) ## damage thousands of files, read them, and count what comes (ARGS="--seed 1")
 	$(PY) -m tests.fuzz $(ARGS)
+
+kills: $(READY_TEST) ## kill writers a hundred times and more, and look for half files and orphans
+	$(PY) -m tests.kills $(ARGS)
 
 mutants: $(READY_TEST) ## plant mistakes in a copy of the code, and count those that the tests notice
 	$(PY) -m tests.mutants $(ARGS)
