@@ -300,7 +300,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     pipe = tmp_path / "video.mp4"
     os.mkfifo(pipe)
     script = f"import workbench as wb; wb.read_clip({str(pipe)!r})"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=120)
     assert b"ClipError" in done.stderr
     assert b"expected a video file" in done.stderr
 
@@ -321,7 +321,7 @@ for path in {list(map(str, paths))}:
     except wb.ClipError as error:
         print(error)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=120)
     lines = done.stdout.decode().splitlines()
     assert [line.split(", ")[0] for line in lines] == [f"{path} is a playlist" for path in paths]
 
@@ -352,7 +352,7 @@ def test_a_tar_member_of_negative_size_is_damage(tmp_path):
         "from workbench.clips.frame_folders import read_frames_clip\n"
         f"read_frames_clip({str(path)!r}, 60, 1)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=120)
     assert b"is damaged at byte 0" in done.stderr
 
 
