@@ -61,25 +61,31 @@ def indexed_packets(path: Path, container: Any, stream: Any) -> np.ndarray | Non
     keys = np.flatnonzero(packets["key"])
     if not len(keys) or (packets["size"] <= 0).any() or ends.max() > path.stat().st_size:
         return None
-    if not _confirmed(packets, 0, islice(container.demux(stream), _HEAD)):
+    # The first packets, then those from the last key frame on.
+    head = islice(container.demux(stream), _HEAD)
+    if _confirmed(packets, 0, head) != min(_HEAD, len(packets)):
         return None
     container.seek(int(packets["pts"][keys[-1]]), stream=stream)
-    return packets if _confirmed(packets, int(keys[-1]), container.demux(stream)) else None
+    tail = container.demux(stream)
+    return packets if _confirmed(packets, int(keys[-1]), tail) == len(packets) else None
 
 
-def _confirmed(listed: np.ndarray, place: int, read: Iterator[Any]) -> bool:
-    """Compare packets with those listed from a place on, and note their durations there."""
+def _confirmed(listed: np.ndarray, place: int, read: Iterator[Any]) -> int:
+    """Compare packets with those listed from a place on, and note their durations there.
+
+    Returns the place after the last one that agrees, or -1 if one does not.
+    """
     for packet in read:
         if not packet.size:
             continue
         if place == len(listed) or packet.is_corrupt:
-            return False
+            return -1
         found = (packet.pts, packet.dts, packet.is_discard, packet.pos, packet.size)
         if found != listed[_COMPARED][place].item():
-            return False
+            return -1
         listed["duration"][place] = packet.duration or 0
         place += 1
-    return place in (len(listed), _HEAD)
+    return place
 
 
 def _composition_offsets(path: Path, track: int, count: int) -> np.ndarray | None:
