@@ -267,6 +267,21 @@ def test_an_mp4_whose_index_contradicts_its_packets_is_listed_by_them(tmp_path):
     assert not frame_table(cut).by_index
 
 
+def test_an_index_that_promises_other_times_is_not_believed_twice(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "video.mp4", 60)
+    plain = packets.indexed_packets
+
+    def wrong(*arguments):
+        listed = plain(*arguments)
+        listed["pts"][20:40] += 1
+        return listed
+
+    monkeypatch.setattr(packets, "indexed_packets", wrong)
+    clip = wb.read_clip(path, None)
+    assert read_numbers(clip.frames).tolist() == list(range(60))
+    np.testing.assert_allclose(clip.times, np.arange(60) / 25)
+
+
 def test_damage_between_an_mp4_s_first_and_last_packets_is_found_on_reading(tmp_path):
     path = write_video(tmp_path / "damaged.mp4", textured(60))
     table = frame_table(path)
