@@ -8,7 +8,7 @@ PYTHONS := python3.11 python3.12 python3.13 python3.10 python3
 TORCH_INDEX ?=
 # The video that `make demo` explains; a shipped sample by default.
 CLIP ?=
-# Added to the command of `make lab`, `make quick` or `make bench`: make quick ARGS="-k tubes"
+# Added to the command of `make lab`, `make most` or `make bench`: make most ARGS="-k tubes"
 ARGS ?=
 
 VENV := .venv
@@ -29,7 +29,7 @@ $(shell [ ! -e $(READY) ] || { [ "$$(cat $(READY))" = "$$(pwd -P)" ] && [ -x $(P
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo lab test quick gpu lint notebooks figures bench fuzz mutants samples pins clean
+.PHONY: help demo lab test most gpu lint notebooks figures bench fuzz kills mutants samples pins clean
 
 help: ## list the commands
 	@echo "make …"
@@ -48,7 +48,7 @@ test: lint ## all checks: lint, types, tests, notebooks
 	TQDM_DISABLE=1 $(PY) -m pytest notebooks --nbval --nbval-current-env \
 		--nbval-sanitize-with notebooks/sanitize.cfg --nbval-cell-timeout 240
 
-quick: $(READY_TEST) ## the tests that take little time each, in two processes
+most: $(READY_TEST) ## the 9 in 10 tests that take seconds each, in two processes: two to three minutes
 	$(PY) -m pytest tests -m "not slow and not browser" -n 2 --dist loadfile $(ARGS)
 
 gpu: $(READY_TEST) ## the tests that need a GPU
@@ -72,6 +72,9 @@ bench: $(READY_TEST) ## run the benchmarks
 
 fuzz: $(READY_TEST) ## damage thousands of files, read them, and count what comes (ARGS="--seed 1")
 	$(PY) -m tests.fuzz $(ARGS)
+
+kills: $(READY_TEST) ## kill writers a hundred times and more, and look for half files and orphans
+	$(PY) -m tests.kills $(ARGS)
 
 mutants: $(READY_TEST) ## plant mistakes in a copy of the code, and count those that the tests notice
 	$(PY) -m tests.mutants $(ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from videos import write_video
 
 from workbench import __main__ as command
+from workbench.clips import files
 from workbench.datasets import samples
 from workbench.studies import notebooks, sample_files
 from workbench.training import sample_networks
@@ -47,13 +50,21 @@ def checkout(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("empty.mp4", b""), ("text.mp4", b"no video"), ("gone.mp4", None), ("-dash.mp4", None)],
+    [
+        ("empty.mp4", b""),
+        ("text.mp4", b"no video"),
+        ("gone.mp4", None),
+        ("-dash.mp4", None),
+        ("one frame.mp4", write_video),
+    ],
 )
 def test_a_bad_video_is_reported_in_a_line_before_anything_starts(
     tmp_path, monkeypatch, capsys, name, content
 ):
-    if content is not None:
+    if isinstance(content, bytes):
         (tmp_path / name).write_bytes(content)
+    elif content is not None:
+        content(tmp_path / name, 1)
     monkeypatch.chdir(tmp_path)
     assert command.main(["demo", "--", name]) == 1
     printed = capsys.readouterr()
@@ -68,6 +79,18 @@ def test_a_folder_that_cannot_be_written_is_reported_before_anything_starts(chec
     printed = capsys.readouterr()
     assert f"cannot write to {checkout / 'results' / 'quickstart'}" in printed.err
     assert printed.out == ""
+
+
+def test_a_disk_that_is_full_at_the_end_is_reported_in_a_line(checkout, monkeypatch, capsys):
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "_flush", full)
+    assert command.main(["demo"]) == 1
+    printed = capsys.readouterr()
+    assert printed.err.endswith("No space left on device\n")
+    assert "Traceback" not in printed.err
+    assert list((checkout / "results" / "quickstart").iterdir()) == []
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])

@@ -20,7 +20,7 @@ from test_ucf101 import make_ucf
 from videos import picture, read_numbers, textured, write_video
 
 import workbench as wb
-from workbench.clips import decoding
+from workbench.clips import decoding, packets
 from workbench.clips.frame_folders import read_frames_clip
 from workbench.clips.packets import frame_table
 from workbench.datasets import checks
@@ -221,6 +221,80 @@ def test_one_picture_with_a_huge_number_takes_no_memory(tmp_path, frames):
     tracemalloc.stop()
 
 
+# The index of an MP4 file -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("b_frames", [0, 2])
+def test_an_mp4_is_listed_by_its_index_without_reading_its_packets(tmp_path, monkeypatch, b_frames):
+    path = write_video(tmp_path / "long.mp4", 600, b_frames=b_frames)
+    read = []
+    plain = packets.indexed_packets
+
+    def counted(path, container, stream):
+        class Counting:
+            seek = container.seek
+
+            def demux(self, stream):
+                for packet in container.demux(stream):
+                    read.append(packet.size)
+                    yield packet
+
+        return plain(path, Counting(), stream)
+
+    monkeypatch.setattr(packets, "indexed_packets", counted)
+    by_index = frame_table(path)
+    by_packets = frame_table(path, trust_index=False)
+    assert by_index.by_index
+    assert not by_packets.by_index
+    assert 12 < len(read) < 60
+    for name in ("ticks", "times", "keys", "suspect", "empty", "fps", "stop", "size"):
+        np.testing.assert_array_equal(getattr(by_index, name), getattr(by_packets, name))
+
+
+def test_an_mp4_whose_index_contradicts_its_packets_is_listed_by_them(tmp_path):
+    path = write_video(tmp_path / "intact.mp4", 60)
+    data = path.read_bytes()
+    # The first run of offsets, after version and number of runs, gets one packet more.
+    run = data.index(b"ctts") + 12
+    longer = int.from_bytes(data[run : run + 4], "big") + 1
+    other = tmp_path / "other.mp4"
+    other.write_bytes(data[:run] + longer.to_bytes(4, "big") + data[run + 4 :])
+    assert frame_table(path).by_index
+    assert not frame_table(other).by_index
+    # The index of a file that was cut off lists more than there is.
+    cut = write_video(tmp_path / "cut.mp4", textured(60), container={"movflags": "faststart"})
+    cut.write_bytes(cut.read_bytes()[:-3000])
+    assert not frame_table(cut).by_index
+
+
+def test_an_index_that_promises_other_times_is_not_believed_twice(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "video.mp4", 60)
+    plain = packets.indexed_packets
+
+    def wrong(*arguments):
+        listed = plain(*arguments)
+        listed["pts"][20:40] += 1
+        return listed
+
+    monkeypatch.setattr(packets, "indexed_packets", wrong)
+    clip = wb.read_clip(path, None)
+    assert read_numbers(clip.frames).tolist() == list(range(60))
+    np.testing.assert_allclose(clip.times, np.arange(60) / 25)
+
+
+def test_damage_between_an_mp4_s_first_and_last_packets_is_found_on_reading(tmp_path):
+    path = write_video(tmp_path / "damaged.mp4", textured(60))
+    table = frame_table(path)
+    data = bytearray(path.read_bytes())
+    begin = data.index(b"mdat")
+    data[begin + 20_000 : begin + 24_000] = bytes(4000)
+    path.write_bytes(data)
+    with pytest.raises(wb.ClipError, match="frame"):
+        wb.read_clip(path, None)
+    assert read_numbers(wb.read_clip(path, 4, start=2.0).frames).tolist() == [50, 53, 56, 59]
+    assert table.by_index
+
+
 def test_a_frame_that_vanishes_is_damage_to_those_after_it(tmp_path):
     path = write_video(tmp_path / "one.avi", textured(60), codec="mpeg4", b_frames=0, gop=60)
     with av.open(str(path)) as container:
@@ -241,7 +315,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     pipe = tmp_path / "video.mp4"
     os.mkfifo(pipe)
     script = f"import workbench as wb; wb.read_clip({str(pipe)!r})"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=120)
     assert b"ClipError" in done.stderr
     assert b"expected a video file" in done.stderr
 
@@ -262,7 +336,7 @@ for path in {list(map(str, paths))}:
     except wb.ClipError as error:
         print(error)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=120)
     lines = done.stdout.decode().splitlines()
     assert [line.split(", ")[0] for line in lines] == [f"{path} is a playlist" for path in paths]
 
@@ -293,7 +367,7 @@ def test_a_tar_member_of_negative_size_is_damage(tmp_path):
         "from workbench.clips.frame_folders import read_frames_clip\n"
         f"read_frames_clip({str(path)!r}, 60, 1)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=120)
     assert b"is damaged at byte 0" in done.stderr
 
 

@@ -52,10 +52,12 @@ def write_video(
     gop: int = 12,
     b_frames: int = 2,
     options: dict[str, str] | None = None,
+    container: dict[str, str] | None = None,
 ) -> Path:
     """Write frames 0, 1, 2, … as a video and return its path.
 
     `times` in seconds, to the millisecond, make the frame rate variable; `frames` may be pictures.
+    `options` are those of the codec, `container` those of the file format.
     `rate` is a frame rate that is no whole number, in place of `fps`.
     """
     if isinstance(frames, int):
@@ -64,8 +66,8 @@ def write_video(
     defaults = {"qscale": "3"}
     if codec == "libx264":
         defaults = {"bf": str(b_frames), "preset": "ultrafast"}
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate or fps)
+    with av.open(str(path), "w", container_options=container or {}) as file:
+        stream = file.add_stream(codec, rate=rate or fps)
         context = stream.codec_context
         context.pix_fmt = "yuv420p"
         context.gop_size = gop
@@ -78,6 +80,6 @@ def write_video(
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             frame.pts = number if ticks is None else ticks[number]
             frame.time_base = context.time_base
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
     return path

@@ -59,7 +59,11 @@ def demo(options: argparse.Namespace) -> int:
     except NotebookError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
-    executed = save_notebook(notebook, results / "quickstart.ipynb")
+    try:
+        executed = save_notebook(notebook, results / "quickstart.ipynb")
+    except OSError as error:
+        print(f"demo: cannot write the executed notebook: {error}", file=sys.stderr)
+        return 1
     printed = [
         output.text
         for cell in notebook.cells

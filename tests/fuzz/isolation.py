@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
+import os
 import resource
+import signal
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -13,7 +17,8 @@ from typing import Any
 import psutil
 
 HANG = 10.0  # seconds of work that a case may take
-WAIT = 6  # times as long it may take on a busy machine
+WAIT = 6  # times as long it may wait for a processor
+TICK = 0.2  # seconds between two looks at a process
 BAD = ("crash", "hang", "undocumented exception", "wrong frame")
 
 
@@ -49,17 +54,31 @@ def run_cases(
     `judge` is a module's function, and must return the outcome of every exception it documents.
     """
     rows: list[Row] = []
-    context = multiprocessing.get_context("spawn")
     while len(rows) < len(cases):
-        here, there = context.Pipe()
-        worker = context.Process(target=_work, args=(there, judge, cases[len(rows) :]), daemon=True)
+        rows += _in_one_process(fuzzer, judge, cases[len(rows) :], hang)
+    return rows
+
+
+def _in_one_process(
+    fuzzer: str, judge: Judge, cases: Sequence[tuple[str, Any]], hang: float
+) -> list[Row]:
+    """Judge cases up to one that kills its process or hangs; return their rows, at least one."""
+    rows: list[Row] = []
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    with tempfile.NamedTemporaryFile("r", suffix=".stacks") as stacks:
+        worker = context.Process(target=_work, args=(there, judge, cases, stacks.name), daemon=True)
         worker.start()
         there.close()
-        ready = here.poll(120) and here.recv() == "ready"
-        while ready and len(rows) < len(cases):
-            name = cases[len(rows)][0]
-            if not _answers(here, worker.pid, hang):
-                rows.append(Row(fuzzer, name, "hang", f"over {hang:.0f} s", hang))
+        if _silence(here, worker.pid, 20) or here.recv() != "ready":
+            raise RuntimeError(f"{fuzzer}: the process of the cases does not start")
+        for name, _ in cases:
+            silence = _silence(here, worker.pid, hang)
+            if silence:
+                # Where it stands tells more than the file, which can be made again.
+                os.kill(worker.pid, signal.SIGUSR1)
+                time.sleep(1)
+                rows.append(Row(fuzzer, name, "hang", f"{silence}\n{stacks.read()}", hang))
                 break
             try:
                 outcome, detail, seconds, megabytes = here.recv()
@@ -70,39 +89,43 @@ def run_cases(
             rows.append(Row(fuzzer, name, outcome, detail, seconds, megabytes))
         worker.kill()
         worker.join()
-        if not ready:
-            raise RuntimeError(f"{fuzzer}: the process of the cases does not start")
     return rows
 
 
-def _answers(pipe: Any, process: int, hang: float) -> bool:
-    """Wait for an answer; False if a process works on it, or does nothing, for too long."""
+def _silence(pipe: Any, process: int, hang: float) -> str:
+    """Wait for an answer; say how long a process worked or waited if that is too long, else "".
+
+    Time in which this process itself is paused counts for neither.
+    """
     watched = psutil.Process(process)
-    begin = time.monotonic()
     before = sum(watched.cpu_times()[:2])
-    while not pipe.poll(0.2):
+    ticks = 0
+    while not pipe.poll(TICK):
+        ticks += 1
         try:
             worked = sum(watched.cpu_times()[:2]) - before
         except psutil.NoSuchProcess:
-            return True  # what ends the pipe is an answer, too
-        if worked > hang or time.monotonic() - begin > WAIT * hang:
-            return False
-    return True
+            return ""  # what ends the pipe is an answer, too
+        if worked > hang or ticks * TICK > WAIT * hang:
+            return f"worked for {worked:.1f} s in at least {ticks * TICK:.1f} s"
+    return ""
 
 
-def _work(pipe: Any, judge: Judge, cases: Sequence[tuple[str, Any]]) -> None:
+def _work(pipe: Any, judge: Judge, cases: Sequence[tuple[str, Any]], stacks: str) -> None:
     import workbench
 
     workbench.read_clip  # noqa: B018 - loads torch, which takes seconds
-    pipe.send("ready")
-    for _, case in cases:
-        begin = time.perf_counter()
-        try:
-            outcome, detail = judge(case)
-        except Exception:
-            outcome, detail = "undocumented exception", traceback.format_exc(limit=-3)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        pipe.send((outcome, detail, time.perf_counter() - begin, peak))
+    with open(stacks, "w") as file:
+        faulthandler.register(signal.SIGUSR1, file=file)  # the stacks of all threads
+        pipe.send("ready")
+        for _, case in cases:
+            begin = time.perf_counter()
+            try:
+                outcome, detail = judge(case)
+            except Exception:
+                outcome, detail = "undocumented exception", traceback.format_exc(limit=-3)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            pipe.send((outcome, detail, time.perf_counter() - begin, peak))
 
 
 def table(rows: Sequence[Row]) -> str:

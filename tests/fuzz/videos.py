@@ -28,7 +28,7 @@ from .isolation import Row, run_cases
 FRAMES = 60
 KINDS = {  # name: suffix, how it is written
     "mp4": (".mp4", {}),
-    "mp4, faststart": (".mp4", {"options": {"movflags": "faststart"}}),
+    "mp4, faststart": (".mp4", {"container": {"movflags": "faststart"}}),
     "mkv": (".mkv", {}),
     "avi, mpeg4": (".avi", {"codec": "mpeg4", "b_frames": 0}),
     "avi, mpeg4, B frames": (".avi", {"codec": "mpeg4", "b_frames": 2}),

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from .sampling import check_counts, describe_window, frame_indices, window_length
+from .sampling import check_counts, frame_indices, too_short, window_length
 
 __all__ = ["Action", "Clip", "Frames", "as_frames"]
 
@@ -209,11 +209,10 @@ class Clip:
         Raises ValueError if the clip is shorter than the window.
         """
         check_counts("sample", frames, stride)
-        window = window_length(frames, stride)
-        if len(self) < window:
+        if len(self) < window_length(frames, stride):
             raise ValueError(
-                f"the clip has {len(self)} frames; {describe_window(frames, stride)} takes "
-                f"{window}. Read a longer segment, or ask for a smaller stride."
+                f"the clip {too_short(len(self), frames, stride)}. Read a longer segment, or ask "
+                "for fewer frames or a smaller stride."
             )
         return self.select(frame_indices(0, len(self), frames, stride))
 

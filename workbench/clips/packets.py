@@ -14,11 +14,12 @@ from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from .errors import ClipError
+from .mp4_index import PACKET, indexed_packets
 
 __all__ = [
     "FrameTable",
@@ -34,6 +35,7 @@ __all__ = [
 _REMEDY = "Check that it is a complete video file; ffprobe tells more."
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat")  # FFmpeg would follow them to other files, without end
 _EMPTY = 8  # bytes of the largest packet without a picture (MPEG-4's "not coded")
+_NO_TIME = -(2**63)  # stands for a time that the container does not give
 _INVALID_DATA = 1094995529  # FFmpeg's AVERROR_INVALIDDATA
 _LOG = Lock()  # FFmpeg has one log level for all threads
 
@@ -71,6 +73,7 @@ class FrameTable:
         suspect: (N,) bool, frames that damage of the container may have changed or moved.
         empty: (N,) bool, packets too small for a picture: the one before is shown for longer.
         cut: what is missing if the file was cut off, else an empty text.
+        by_index: whether an index was believed; then not every packet was read.
         packets: (P, 2) int64, position in bytes and tick of each packet in the order of decoding;
             None unless an index that may contradict the packets (AVI) leads to them.
     """
@@ -85,6 +88,7 @@ class FrameTable:
     suspect: np.ndarray
     empty: np.ndarray
     cut: str
+    by_index: bool
     packets: np.ndarray | None
 
     @property
@@ -208,14 +212,15 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
         yield container, stream
 
 
-def frame_table(path: Path) -> FrameTable:
+def frame_table(path: Path, *, trust_index: bool = True) -> FrameTable:
     """Return the frames that a video lists; remembered until the file changes.
 
-    Raises FileNotFoundError or `ClipError`.
+    With `trust_index`, an MP4 file's index is believed if it agrees with the first and the last
+    packets; otherwise every packet is read. Raises FileNotFoundError or `ClipError`.
     """
     check_file(path)
     status = path.stat()
-    return _list_frames(path.absolute(), status.st_size, status.st_mtime_ns)
+    return _list_frames(path.absolute(), trust_index, status.st_size, status.st_mtime_ns)
 
 
 @contextmanager
@@ -247,23 +252,14 @@ def demuxed(container: Any, stream: Any) -> Iterator[Any]:
         raise av.InvalidDataError(_INVALID_DATA, "a new stream begins") from error
 
 
-class _Packet(NamedTuple):
-    pts: int | None
-    dts: int | None
-    duration: int
-    key: bool
-    hidden: bool
-    position: int
-    size: int
-    suspect: bool
-
-
 # Segments of one long video are often read in a row. The table of an hour takes 4 MB.
 @lru_cache(maxsize=16)
-def _list_frames(path: Path, _size: int, _modified: int) -> FrameTable:
+def _list_frames(path: Path, trust_index: bool, _size: int, _modified: int) -> FrameTable:
+    import av
+
+    packets = None
     with opened(path) as (container, stream):
         avi = container.format.name == "avi"
-        packets = _packets(container, stream)
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         unit = stream.time_base
         origin = round(Fraction(container.start_time or 0, 1_000_000) / unit)
@@ -271,28 +267,37 @@ def _list_frames(path: Path, _size: int, _modified: int) -> FrameTable:
         size = (stream.codec_context.height, stream.codec_context.width)
         reorders = bool(stream.codec_context.has_b_frames)
         chunk = f"{stream.index:02d}d".encode()
-    if not packets:
+        by_index = trust_index and "mp4" in container.format.name
+        if by_index:
+            # An error comes again, and is judged, where all packets are read.
+            with suppress(av.FFmpegError, OSError):
+                packets = indexed_packets(path, container, stream)
+        else:
+            packets = _packets(container, stream)
+    if packets is None:
+        by_index = False
+        with opened(path) as (container, stream):
+            packets = _packets(container, stream)
+    if not len(packets):
         raise ClipError(f"{path}: the file holds no frames. Get it again, or leave it out.")
 
     # AVI stores no presentation times: libavformat makes up its pts.
-    stored = not avi and all(packet.pts is not None for packet in packets)
-    times_given = [packet.pts if stored else packet.dts for packet in packets]
-    durations = [packet.duration for packet in packets]
+    stored = not avi and bool((packets["pts"] != _NO_TIME).all())
+    ticks = packets["pts" if stored else "dts"]
+    durations = packets["duration"]
     # A stream without a container has no times at all: count its packets.
-    bare = None in times_given
+    bare = bool((ticks == _NO_TIME).any())
     if bare:
-        times_given = list(range(len(packets)))
-        durations = [1] * len(packets)
+        ticks = np.arange(len(packets))
+        durations = np.ones(len(packets), dtype=np.int64)
         unit = 1 / rate
         origin = 0
-    ticks = np.array(times_given, dtype=np.int64)
 
     # Frames shown before the first key frame cannot be decoded; edit lists hide others.
-    is_key = np.array([packet.key for packet in packets])
+    is_key = packets["key"].copy()
     is_key[0] |= not is_key.any()
     keys = ticks[is_key]
-    hidden = np.array([packet.hidden for packet in packets])
-    shown = np.flatnonzero(~hidden & (ticks >= keys[0]))
+    shown = np.flatnonzero(~packets["hidden"] & (ticks >= keys[0]))
     shown = shown[np.argsort(ticks[shown], kind="stable")]
     if not len(shown):
         raise ClipError(
@@ -305,15 +310,14 @@ def _list_frames(path: Path, _size: int, _modified: int) -> FrameTable:
     span = times[-1] - times[0]
     mean = (len(times) - 1) / span if span > 0 else float(rate)
     fps = float(rate) if abs(mean / rate - 1) < 0.01 else float(mean)
-    last = durations[int(ticks.argmax())] * float(unit) or 1 / mean
+    last = float(durations[ticks.argmax()] * unit) or 1 / mean
 
-    suspect = np.array([packet.suspect for packet in packets])
+    suspect = packets["suspect"].copy()
     if avi and len(packets) != declared:
         suspect[_listed_in_index(path, packets, chunk) :] = True
 
     counted = not stored and (bare or reorders)
     starts = np.unique(np.searchsorted(ticks[shown], keys).clip(max=len(shown) - 1))
-    positions = np.array([packet.position for packet in packets], dtype=np.int64)
     cut = f"{declared} frames, the file holds {len(packets)}"
     return FrameTable(
         ticks=ticks[shown],
@@ -324,14 +328,15 @@ def _list_frames(path: Path, _size: int, _modified: int) -> FrameTable:
         keys=np.array([0]) if counted else starts,
         counted=counted,
         suspect=suspect[shown],
-        empty=np.array([packet.size <= _EMPTY for packet in packets])[shown],
+        empty=packets["size"][shown] <= _EMPTY,
         cut=cut if len(packets) < 0.95 * declared else "",
-        packets=np.stack([positions, ticks], axis=1) if avi else None,
+        by_index=by_index,
+        packets=np.stack([packets["position"], ticks], axis=1) if avi else None,
     )
 
 
-def _packets(container: Any, stream: Any) -> list[_Packet]:
-    """Return a video's packets in the order of decoding.
+def _packets(container: Any, stream: Any) -> np.ndarray:
+    """Return a video's packets (P,) of type `PACKET`, in the order of decoding.
 
     Damage of the container makes packets suspect up to the next key frame: FFmpeg logs an error
     when it had to skip data after a packet (Matroska), or marks a packet that lacks a part
@@ -339,7 +344,8 @@ def _packets(container: Any, stream: Any) -> list[_Packet]:
     """
     import av
 
-    packets: list[_Packet] = []
+    rows: list[tuple] = []
+    suspect: list[bool] = []
     damaged = False
     # An error means that the file was cut off: what came before can be read.
     with ffmpeg_errors() as errors, suppress(av.FFmpegError):
@@ -348,25 +354,28 @@ def _packets(container: Any, stream: Any) -> list[_Packet]:
                 continue
             if errors:
                 damaged = True
-                packets[-1:] = [before._replace(suspect=True) for before in packets[-1:]]
+                suspect[-1:] = [True] * len(suspect[-1:])
             errors.clear()
             damaged = packet.is_corrupt or (damaged and not packet.is_keyframe)
-            packets.append(
-                _Packet(
-                    pts=packet.pts,
-                    dts=packet.dts,
-                    duration=packet.duration or 0,
-                    key=packet.is_keyframe,
-                    hidden=packet.is_discard,
-                    position=-1 if packet.pos is None else packet.pos,
-                    size=packet.size,
-                    suspect=damaged,
+            suspect.append(damaged)
+            rows.append(
+                (
+                    _NO_TIME if packet.pts is None else packet.pts,
+                    _NO_TIME if packet.dts is None else packet.dts,
+                    packet.duration or 0,
+                    packet.is_keyframe,
+                    packet.is_discard,
+                    -1 if packet.pos is None else packet.pos,
+                    packet.size,
+                    False,
                 )
             )
+    packets = np.array(rows, dtype=PACKET)
+    packets["suspect"] = suspect
     return packets
 
 
-def _listed_in_index(path: Path, packets: list[_Packet], chunk: bytes) -> int:
+def _listed_in_index(path: Path, packets: np.ndarray, chunk: bytes) -> int:
     """Return how many packets of an AVI file, from the first, agree with its index.
 
     AVI frames have no times but their count. If their number is not what the header declares, some
@@ -374,7 +383,7 @@ def _listed_in_index(path: Path, packets: list[_Packet], chunk: bytes) -> int:
     video's chunks begin. A file that was cut off has no index: then nothing before the cut is lost.
     """
     with path.open("rb") as file:
-        file.seek(max(0, packets[-1].position))
+        file.seek(max(0, int(packets["position"][-1])))
         tail = file.read()
     begin = tail.find(b"idx1")
     if begin < 0:
@@ -384,7 +393,7 @@ def _listed_in_index(path: Path, packets: list[_Packet], chunk: bytes) -> int:
     table = np.frombuffer(entries[: len(entries) // 16 * 16], dtype="S4, <u4, <u4, <u4")
     sizes = table["f3"][np.char.startswith(table["f0"], chunk) & (table["f3"] > 0)]
     both = min(len(packets), len(sizes))
-    same = sizes[:both] == np.array([packet.size for packet in packets[:both]])
+    same = sizes[:both] == packets["size"][:both]
     if same.all():
         return len(packets) if len(sizes) == len(packets) else both
     return int(same.argmin())

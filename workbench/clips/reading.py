@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from .clip import Clip
 from .decoding import FewerFramesError, read_frames
@@ -52,18 +55,33 @@ def read_clip(
     """
     path = Path(path)
     check_request(path, frames=frames, stride=stride, start=start, stop=stop, backend=backend)
+    request = dict(frames=frames, stride=stride, start=start, stop=stop)
     table = frame_table(path)
-    _check_complete(path, table, stop)
+    try:
+        pictures, indices = _read(path, table, backend, **request)
+    except ClipError:
+        if not table.by_index:
+            raise
+        # An index tells less of damage than the packets do.
+        table = frame_table(path, trust_index=False)
+        pictures, indices = _read(path, table, backend, **request)
+    return Clip(pictures, table.fps, table.times[indices], indices, path, label, name=name)
+
+
+def _read(
+    path: Path,
+    table: FrameTable,
+    backend: str | None,
+    **request: Any,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pictures of a request, and their numbers. Raises as `read_clip`."""
+    _check_complete(path, table, request["stop"])
     while True:
-        indices = choose_frames(
-            path, table, table.size, frames=frames, stride=stride, start=start, stop=stop
-        )
+        indices = choose_frames(path, table, table.size, **request)
         try:
-            pictures = read_frames(path, table, indices, backend)
-            break
+            return read_frames(path, table, indices, backend), indices
         except FewerFramesError as found:  # the table shrinks each time
             table = table.first(found.count)
-    return Clip(pictures, table.fps, table.times[indices], indices, path, label, name=name)
 
 
 def _check_complete(path: Path, table: FrameTable, stop: float | None) -> None:

@@ -16,8 +16,8 @@ __all__ = [
     "check_request",
     "check_size",
     "choose_frames",
-    "describe_window",
     "frame_indices",
+    "too_short",
     "window_length",
 ]
 
@@ -66,9 +66,12 @@ def window_length(frames: int, stride: int | None) -> int:
     return frames if stride is None else (frames - 1) * stride + 1
 
 
-def describe_window(frames: int, stride: int | None) -> str:
-    """Describe a sampling in words, for error messages."""
-    return f"{frames} frames" if stride is None else f"{frames} frames at stride {stride}"
+def too_short(count: int, frames: int, stride: int | None) -> str:
+    """Say in words that `count` frames do not hold a window, for error messages."""
+    found = "1 frame" if count == 1 else f"{count} frames"
+    if stride is None:
+        return f"has {found}; {frames} are asked for"
+    return f"has {found}; {frames} frames at stride {stride} takes {window_length(frames, stride)}"
 
 
 def check_request(
@@ -151,8 +154,8 @@ def choose_frames(
     window = 1 if frames is None else window_length(frames, stride)
     if count < window:
         raise ClipError(
-            f"{path} has {count} frames; {describe_window(frames or 1, stride)} takes {window}. "
-            "Ask for fewer frames or a smaller stride, or leave this video out."
+            f"{path} {too_short(count, frames or 1, stride)}. Ask for fewer frames or a smaller "
+            "stride, or leave this video out."
         )
     # A segment shorter than the window is widened around its centre.
     if last - first < window:

@@ -153,9 +153,15 @@ class _Reader:
         stop = frame_table(path).stop
         action = Action(label, 0.0, stop, boxes_of(known), known, annotated)
         return Clip(
-            clip.frames, clip.fps, clip.times, clip.indices, path, label, name=clip.name,
+            clip.frames,
+            clip.fps,
+            clip.times,
+            clip.indices,
+            path,
+            label,
+            name=clip.name,
             actions=(action,),
-        )  # fmt: skip
+        )
 
 
 def _read_masks(path: Path) -> np.ndarray:
