@@ -36,14 +36,16 @@ class ModelPlugin(distributed.WorkerPlugin):
         self.name = f"sweep-{uuid4().hex}"
         self.folder = str(engine.folder)
         self.settings = engine.settings
-        self.head = engine.head
+        self.heads = engine.heads
         self.model = pickle.dumps(_on_cpu(engine.model))
 
     def setup(self, worker: distributed.Worker) -> None:
         """Load the model, when a worker starts."""
         model = pickle.loads(self.model)
         model.module.to(best_device())
-        self.engine = Engine(model, Folder.at(self.folder), settings=self.settings, head=self.head)
+        self.engine = Engine(
+            model, Folder.at(self.folder), settings=self.settings, heads=self.heads
+        )
 
     def teardown(self, worker: distributed.Worker) -> None:
         """Let go of the model, when the sweep or the worker ends."""
