@@ -1,9 +1,11 @@
 """What a sweep costs: against bare forward passes, on Dask, in bytes, and with a very large index.
 
-    python benchmarks/bench_sweep.py [--clips 400] [--rounds 3] [--kills 100] [--rows 10000000]
+    python benchmarks/bench_sweep.py [--only small mfnet3d dask store index] [--clips 400]
+    python benchmarks/bench_sweep.py --only kills --kills 100
+    python benchmarks/bench_sweep.py --only index --rows 10000000
 
-The clips are the shipped sample videos under many names. Bare passes and sweeps take turns, so that
-the ratio holds when the machine's speed drifts. `--kills` kills as many sweeps and Dask workers.
+The clips are the shipped sample videos under many names. Half of the bare passes come before the
+sweep and half after it, so that the ratio holds when the machine's speed drifts.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +30,11 @@ from clock import seconds
 
 import workbench as wb
 from workbench.datasets.table import Dataset
+from workbench.saliency.explaining import explain_batch
+from workbench.sweeps.engine import read_for
 from workbench.sweeps.index_files import GATHERED, SCALARS, SCHEMA, SHARDS
+from workbench.sweeps.records import StoreSettings, clip_arrays, clip_row
+from workbench.sweeps.shards import Kept, pack, thumbnails
 
 BATCH = 8
 
@@ -44,37 +51,83 @@ def throughput(name: str, count: int, rounds: int) -> None:
     """Print a sweep's clips per second over those of bare passes with the inputs at hand."""
     model = wb.load_model(name)
     data = many(count)
-    inputs = [model.prepare(data.read(i, frames=16))[1] for i in range(BATCH)]
-    x = torch.cat(inputs)
-    model.run(x)
+    x = torch.cat(
+        [model.prepare(read_for(model, data, name))[1] for name in data.index.index[:BATCH]]
+    )
     bare, swept, sizes = [], [], []
-    for number in range(rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            store = Path(folder) / "store"
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(rounds):
+            store = Path(folder) / f"store_{number}"
             # What is learnt on the first clip, and the files of an empty store, are not counted.
             wb.sweep(data.subset(data.index.index[:1]), model, store, progress=False)
 
             def passes() -> None:
-                for _ in range(count // BATCH):
+                for _ in range(count // BATCH // 2):
                     model.run(x)
 
             def sweep(store: Path = store) -> None:
                 wb.sweep(data, model, store, batch=BATCH, progress=False)
 
-            turns = (passes, sweep) if number % 2 else (sweep, passes)
-            times = {turn.__name__: seconds(turn) for turn in turns}
-            bare.append(count / times["passes"])
-            swept.append(count / times["sweep"])
+            before, during, after = seconds(passes), seconds(sweep), seconds(passes)
+            bare.append(count / (before + after))
+            swept.append(count / during)
             files = (store / SHARDS).iterdir()
             sizes.append(sum(file.stat().st_size for file in files) / count)
     ratios = [one / other for one, other in zip(swept, bare)]
     print(
         f"{name:<14} {count} clips on {model.device}, {torch.get_num_threads()} threads: "
-        f"bare {statistics.median(bare):.1f} clips/s, sweep {statistics.median(swept):.1f} clips/s, "
-        f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}), "
+        f"bare {statistics.median(bare):.2f} clips/s, sweep {statistics.median(swept):.2f} clips/s,"
+        f" ratio {statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f}), "
         f"{statistics.median(sizes) / 1000:.0f} kB a clip",
         flush=True,
     )
+
+
+def processor_time(name: str, clips: int) -> None:
+    """Print the milliseconds of one thread that each step of a clip takes."""
+    torch.set_num_threads(1)
+    model = wb.load_model(name, device="cpu")
+    data = many(BATCH)
+    names = data.index.index[:clips]
+    read = [read_for(model, data, name) for name in names]
+    prepared = [model.prepare(clip) for clip in read]
+    x = torch.cat([each for _, each in prepared])
+    explanations = explain_batch(model, prepared)
+    settings = StoreSettings(None, full=False, top=5)
+    heads = frozenset(explanations[0].outputs)
+    arrays = [clip_arrays(ex, settings, heads) for ex in explanations]
+    pictures = thumbnails(explanations[0].clip)
+    kept = [Kept(name, each, (1, 1), pictures) for name, each in zip(names, arrays)]
+    steps: dict[str, Callable[[], object]] = {
+        "bare pass": lambda: model.run(x),
+        "explain": lambda: explain_batch(model, prepared),
+        "read": lambda: [read_for(model, data, name) for name in names],
+        "resize and normalise": lambda: [model.prepare(clip) for clip in read],
+        "keep": lambda: [(clip_arrays(ex, settings, heads), clip_row(ex)) for ex in explanations],
+        "thumbnails": lambda: [thumbnails(ex.clip) for ex in explanations],
+        "pack": lambda: pack(kept),
+    }
+    taken = {}
+    for step, call in steps.items():
+        times = []
+        for _ in range(3):
+            begin = time.thread_time()
+            call()
+            times.append(time.thread_time() - begin)
+        taken[step] = 1000 * min(times) / len(names)
+    added = sum(taken.values()) - taken["bare pass"] - taken["explain"]
+    added += max(0.0, taken["explain"] - taken["bare pass"])
+    listed = ", ".join(f"{step} {milliseconds:.1f}" for step, milliseconds in taken.items())
+    bound = taken["bare pass"] / (taken["bare pass"] + added)
+    print(f"{name}: ms of one thread a clip: {listed}; no ratio above {bound:.3f} without a GPU")
+
+
+def steps() -> None:
+    """Print where the time of a sweep goes, for a small network and for the paper's."""
+    threads = torch.get_num_threads()
+    processor_time("samples/mfnet", BATCH)
+    processor_time("mfnet3d", 2)
+    torch.set_num_threads(threads)
 
 
 def dask_workers(count: int, rounds: int) -> None:
@@ -94,14 +147,41 @@ def dask_workers(count: int, rounds: int) -> None:
                 wb.sweep(data, model, folder, client, batch=BATCH, progress=False)
                 # From when all workers are at it: each searches for its layer in its first shard.
                 shards = (Path(folder) / SHARDS).glob("*.parquet")
-                times = sorted(shard.stat().st_mtime for shard in shards)[workers:]
+                times = sorted(shard.stat().st_mtime for shard in shards)[2 * workers :]
                 rates[workers].append(BATCH * (len(times) - 1) / (times[-1] - times[0]))
     ratios = [two / one for one, two in zip(rates[1], rates[2])]
     print(
         f"Dask: 1 worker {statistics.median(rates[1]):.1f} clips/s, 2 workers "
-        f"{statistics.median(rates[2]):.1f} clips/s, ratio {statistics.median(ratios):.2f}",
+        f"{statistics.median(rates[2]):.1f} clips/s, ratio {statistics.median(ratios):.2f} "
+        f"({min(ratios):.2f}-{max(ratios):.2f})",
         flush=True,
     )
+
+
+def reading_back() -> None:
+    """Print how long a tube takes from a store, and how far it is from the direct one."""
+    model = wb.load_model("mfnet3d", device="cpu")
+    data = many(4)
+    batch = [read_for(model, data, name) for name in data.index.index]
+    direct = dict(zip(data.index.index, explain_batch(model, batch)))
+    for full in (False, True):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "store"
+            store = wb.sweep(data, model, path, batch=4, full=full, progress=False)
+            times, differences = [], []
+            for name in [*data.index.index] * 5:
+                begin = time.perf_counter()
+                tube = store[name].tube()
+                times.append(time.perf_counter() - begin)
+                expected = direct[name].tube().volume
+                differences.append(np.abs(tube.volume - expected).max() / np.ptp(expected))
+            size = sum(file.stat().st_size for file in (path / SHARDS).iterdir()) / len(data)
+            print(
+                f"{'full' if full else 'half'} precision: a tube in "
+                f"{1000 * statistics.median(times):.1f} ms, differs by {max(differences):.1e} of "
+                f"its range, {size / 1000:.0f} kB a clip",
+                flush=True,
+            )
 
 
 def large_index(rows: int) -> None:
@@ -147,29 +227,38 @@ def large_index(rows: int) -> None:
         )
 
 
+def kills(count: int) -> None:
+    """Kill as many sweeps, and as many Dask workers, and compare what is left, bit for bit."""
+    tests = Path(__file__).parent.parent / "tests" / "test_sweeps_kills.py"
+    environment = os.environ | {"WORKBENCH_KILLS": str(count)}
+    command = [sys.executable, "-m", "pytest", "-q", str(tests), "--timeout", "3600"]
+    subprocess.run(command, env=environment, check=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parts = ("steps", "small", "mfnet3d", "dask", "store", "index", "kills")
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts[:-1])
     parser.add_argument("--clips", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--kills", type=int, default=0, help="of sweeps, and of Dask workers")
-    parser.add_argument("--rows", type=int, default=0, help="of a simulated index")
-    parser.add_argument("--skip-rates", action="store_true", help="only --kills and --rows")
+    parser.add_argument("--kills", type=int, default=100, help="of sweeps, and of Dask workers")
+    parser.add_argument("--rows", type=int, default=100_000, help="of a simulated index")
     asked = parser.parse_args()
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
-    if not asked.skip_rates:
-        throughput("samples/mfnet", asked.clips, asked.rounds)
-        throughput("mfnet3d", max(2 * BATCH, asked.clips // 8), asked.rounds)
-        dask_workers(asked.clips, asked.rounds)
-    for rows in (100_000, asked.rows):
-        if rows:
-            large_index(rows)
-    if asked.kills:
-        tests = Path(__file__).parent.parent / "tests" / "test_sweeps_kills.py"
-        environment = os.environ | {"WORKBENCH_KILLS": str(asked.kills)}
-        command = [sys.executable, "-m", "pytest", "-q", str(tests), "--timeout", "3600"]
-        subprocess.run(command, env=environment, check=True)
+    benchmarks: dict[str, Callable[[], None]] = {
+        "small": lambda: throughput("samples/mfnet", asked.clips, asked.rounds),
+        "mfnet3d": lambda: throughput("mfnet3d", asked.clips, 1),
+        "dask": lambda: dask_workers(asked.clips, asked.rounds),
+        "store": reading_back,
+        "index": lambda: large_index(asked.rows),
+        "kills": lambda: kills(asked.kills),
+        "steps": steps,
+    }
+    for part in parts:
+        if part in asked.only:
+            benchmarks[part]()
 
 
 if __name__ == "__main__":

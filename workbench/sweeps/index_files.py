@@ -128,6 +128,14 @@ class Index:
                 found[name] = str(error)
         return found
 
+    def failures(self, shard: str) -> int | None:
+        """Return how many clips of a shard failed; None if it has no index file yet."""
+        try:
+            status = self._read(f"{SHARDS}/{shard}.parquet", ["status"])["status"]
+        except FileNotFoundError:
+            return None
+        return len(status) - status.to_pylist().count("ok")
+
     def gather(self, leave: Iterable[str] = ()) -> None:
         """Write the rows of all shards into one file, but for those of some that will change."""
         table = self._rows(self.shards() - set(leave), SCHEMA.names)
