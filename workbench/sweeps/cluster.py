@@ -168,7 +168,7 @@ class _Tasks:
         at_work = self.client.processing()
         if not at_work:
             waiting = len(self.running)
-            warnings.warn(f"no Dask worker is left: {waiting} batches wait for one", stacklevel=2)
+            warnings.warn(f"no Dask worker is connected: {waiting} batches wait", stacklevel=2)
         elif not any(at_work.values()):  # the scheduler has forgotten them with a lost worker
             for shard, future in list(self.running.items()):
                 future.cancel()
