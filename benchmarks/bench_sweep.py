@@ -78,7 +78,7 @@ def throughput(name: str, count: int, rounds: int, quiet: float) -> None:
     model.run(x)
     bare, swept, sizes, shares = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(5 * rounds):
+        for number in range(3 * rounds):
             if len(bare) == rounds:
                 break
             store = Path(folder) / f"store_{number}"
@@ -170,7 +170,7 @@ def dask_workers(count: int, rounds: int, quiet: float) -> None:
     model = wb.load_model("samples/mfnet", device="cpu")
     data = many(count)
     rates: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(5 * rounds):
+    for _ in range(3 * rounds):
         if len(rates[2]) == rounds:
             break
         others, rate = Others(), {}

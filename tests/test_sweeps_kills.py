@@ -8,6 +8,7 @@ import random
 import signal
 import threading
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import psutil
@@ -20,6 +21,14 @@ from workbench.sweeps.store import StoreError
 pytestmark = pytest.mark.slow  # up to a minute together
 
 KILLS = int(os.environ.get("WORKBENCH_KILLS", "10"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def processes_start_quickly() -> None:
+    """Processes, Dask's too, are forked from one that has PyTorch loaded."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sweep_material", "workbench.sweeps.cluster"])
+    forkserver.ensure_running()
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +50,6 @@ def assert_same(path: Path, undisturbed: dict[str, bytes]) -> None:
 def test_a_killed_sweep_resumes(tmp_path: Path, undisturbed: dict[str, bytes], how: int) -> None:
     """Each sweep runs for a random while; whatever it left must be readable at once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sweep_material", "workbench.sweeps.sweeping"])
     rng = random.Random(how)
     kills, rounds = 0, 0
     while kills < KILLS:

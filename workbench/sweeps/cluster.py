@@ -161,17 +161,19 @@ class _Tasks:
 
     def _look_after(self) -> None:
         """Find batches that nobody works at any more; nothing was heard for a while."""
+        written = Index(self.folder).shards() - self._from_before
+        lost = []
         for shard, future in self.running.items():
-            written = self.folder.exists(f"{SHARDS}/{shard}.parquet")
-            if written and shard not in self._from_before:  # the message was lost
+            if shard in written:  # the message was lost
                 self._done.put((shard, future))
+            else:
+                lost.append(shard)
         at_work = self.client.processing()
         if not at_work:
-            waiting = len(self.running)
-            warnings.warn(f"no Dask worker is connected: {waiting} batches wait", stacklevel=2)
+            warnings.warn(f"no Dask worker is connected: {len(lost)} batches wait", stacklevel=2)
         elif not any(at_work.values()):  # the scheduler has forgotten them with a lost worker
-            for shard, future in list(self.running.items()):
-                future.cancel()
+            for shard in lost:
+                self.running[shard].cancel()
                 self._submit(shard)
 
 
