@@ -92,11 +92,21 @@ def throughput(name: str, count: int, rounds: int, quiet: float) -> None:
             def sweep(store: Path = store) -> None:
                 wb.sweep(data, model, store, batch=BATCH, progress=False)
 
-            others = Others()
-            before, during, after = seconds(passes), seconds(sweep), seconds(passes)
+            others, used = Others(), [time.process_time()]
+            took = []
+            for turn in (passes, sweep, passes):
+                took.append(seconds(turn))
+                used.append(time.process_time())
+            before, during, after = took
             ratio, share = (before + after) / during, others.share()
+            by_passes_before, by_sweep, by_passes_after = np.diff(used)
+            by_passes = by_passes_before + by_passes_after
+            print(
+                f"  ratio {ratio:.3f}; processor time: passes {1000 * by_passes / count:.1f}, sweep "
+                f"{1000 * by_sweep / count:.1f} ms a clip; others took {share:.1%}",
+                flush=True,
+            )
             if share > quiet:
-                print(f"  ratio {ratio:.3f}, others took {share:.1%}: does not count", flush=True)
                 continue
             shares.append(share)
             bare.append(count / (before + after))
@@ -285,10 +295,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=parts, default=parts[:-1])
     parser.add_argument("--clips", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="of PyTorch; processor time is exact for 1")
     parser.add_argument("--others", type=float, default=0.02, help="the most other programs take")
     parser.add_argument("--kills", type=int, default=100, help="of sweeps, and of Dask workers")
     parser.add_argument("--rows", type=int, default=100_000, help="of a simulated index")
     asked = parser.parse_args()
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
     benchmarks: dict[str, Callable[[], None]] = {
         "small": lambda: throughput("samples/mfnet", asked.clips, asked.rounds, asked.others),
