@@ -1,9 +1,13 @@
 """What a sweep costs: against bare forward passes, on Dask, in bytes, and with a very large index.
 
-    python benchmarks/bench_sweep.py [--clips 400] [--rounds 3] [--kills 100] [--rows 10000000]
+    python benchmarks/bench_sweep.py [--only small mfnet3d dask store index] [--clips 400]
+    python benchmarks/bench_sweep.py --only kills --kills 100
+    python benchmarks/bench_sweep.py --only index --rows 10000000
 
-The clips are the shipped sample videos under many names. Bare passes and sweeps take turns, so that
-the ratio holds when the machine's speed drifts. `--kills` kills as many sweeps and Dask workers.
+The clips are the shipped sample videos under many names. Half of the bare passes come before the
+sweep and half after it, so that the ratio holds when the machine's speed drifts. PyTorch's threads
+wait for the slowest, so a bare pass suffers most from other programs: rounds in which those took
+more than `--others` of the processors do not count.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +32,11 @@ from clock import seconds
 
 import workbench as wb
 from workbench.datasets.table import Dataset
+from workbench.saliency.explaining import explain_batch
+from workbench.sweeps.engine import read_for
 from workbench.sweeps.index_files import GATHERED, SCALARS, SCHEMA, SHARDS
+from workbench.sweeps.records import StoreSettings, clip_arrays, clip_row
+from workbench.sweeps.shards import Kept, pack, thumbnails
 
 BATCH = 8
 
@@ -40,68 +49,211 @@ def many(count: int) -> Dataset:
     return Dataset(index, data.classes, data.reader, "samples")
 
 
-def throughput(name: str, count: int, rounds: int) -> None:
+class Others:
+    """The share of the processors that other programs took since this was made."""
+
+    def __init__(self) -> None:
+        self.begin = self._now()
+
+    def share(self) -> float:
+        """Return it, 0 to 1."""
+        everyone, idle, own = (now - then for now, then in zip(self._now(), self.begin))
+        return (everyone - idle - own) / everyone
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        times, process = psutil.cpu_times(), psutil.Process()
+        family = [process, *process.children(recursive=True)]
+        used = sum(sum(each.cpu_times()[:4]) for each in family)  # with those that have ended
+        return sum(times[:8]), times.idle + times.iowait, used
+
+
+def throughput(name: str, count: int, rounds: int, quiet: float) -> None:
     """Print a sweep's clips per second over those of bare passes with the inputs at hand."""
     model = wb.load_model(name)
     data = many(count)
-    inputs = [model.prepare(data.read(i, frames=16))[1] for i in range(BATCH)]
-    x = torch.cat(inputs)
+    x = torch.cat(
+        [model.prepare(read_for(model, data, name))[1] for name in data.index.index[:BATCH]]
+    )
     model.run(x)
-    bare, swept, sizes = [], [], []
-    for number in range(rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            store = Path(folder) / "store"
+    bare, swept, sizes, shares = [], [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(3 * rounds):
+            if len(bare) == rounds:
+                break
+            store = Path(folder) / f"store_{number}"
             # What is learnt on the first clip, and the files of an empty store, are not counted.
             wb.sweep(data.subset(data.index.index[:1]), model, store, progress=False)
 
             def passes() -> None:
-                for _ in range(count // BATCH):
+                for _ in range(count // BATCH // 2):
                     model.run(x)
 
             def sweep(store: Path = store) -> None:
                 wb.sweep(data, model, store, batch=BATCH, progress=False)
 
-            turns = (passes, sweep) if number % 2 else (sweep, passes)
-            times = {turn.__name__: seconds(turn) for turn in turns}
-            bare.append(count / times["passes"])
-            swept.append(count / times["sweep"])
+            others, used = Others(), [time.process_time()]
+            took = []
+            for turn in (passes, sweep, passes):
+                took.append(seconds(turn))
+                used.append(time.process_time())
+            before, during, after = took
+            ratio, share = (before + after) / during, others.share()
+            by_passes_before, by_sweep, by_passes_after = np.diff(used)
+            by_passes = by_passes_before + by_passes_after
+            print(
+                f"  ratio {ratio:.3f}; processor time: passes {1000 * by_passes / count:.1f}, sweep "
+                f"{1000 * by_sweep / count:.1f} ms a clip; others took {share:.1%}",
+                flush=True,
+            )
+            if share > quiet:
+                continue
+            shares.append(share)
+            bare.append(count / (before + after))
+            swept.append(count / during)
             files = (store / SHARDS).iterdir()
             sizes.append(sum(file.stat().st_size for file in files) / count)
+    if not bare:
+        print(f"{name}: other programs left no round undisturbed", flush=True)
+        return
     ratios = [one / other for one, other in zip(swept, bare)]
     print(
         f"{name:<14} {count} clips on {model.device}, {torch.get_num_threads()} threads: "
-        f"bare {statistics.median(bare):.1f} clips/s, sweep {statistics.median(swept):.1f} clips/s, "
-        f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}), "
-        f"{statistics.median(sizes) / 1000:.0f} kB a clip",
+        f"bare {statistics.median(bare):.2f} clips/s, sweep {statistics.median(swept):.2f} clips/s,"
+        f" ratio {statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f}), "
+        f"{statistics.median(sizes) / 1000:.0f} kB a clip, others took up to {max(shares):.1%}",
         flush=True,
     )
 
 
-def dask_workers(count: int, rounds: int) -> None:
-    """Print the speed of two Dask workers with one thread each over that of one."""
+def processor_time(name: str, clips: int) -> None:
+    """Print the milliseconds of one thread that each step of a clip takes."""
+    torch.set_num_threads(1)
+    model = wb.load_model(name, device="cpu")
+    data = many(BATCH)
+    names = data.index.index[:clips]
+    read = [read_for(model, data, name) for name in names]
+    prepared = [model.prepare(clip) for clip in read]
+    x = torch.cat([each for _, each in prepared])
+    explanations = explain_batch(model, prepared)
+    settings = StoreSettings(None, full=False, top=5)
+    heads = frozenset(explanations[0].outputs)
+    arrays = [clip_arrays(ex, settings, heads) for ex in explanations]
+    pictures = thumbnails(explanations[0].clip)
+    kept = [Kept(name, each, (1, 1), pictures) for name, each in zip(names, arrays)]
+    steps: dict[str, Callable[[], object]] = {
+        "bare pass": lambda: model.run(x),
+        "explain": lambda: explain_batch(model, prepared),
+        "read": lambda: [read_for(model, data, name) for name in names],
+        "resize and normalise": lambda: [model.prepare(clip) for clip in read],
+        "keep": lambda: [(clip_arrays(ex, settings, heads), clip_row(ex)) for ex in explanations],
+        "thumbnails": lambda: [thumbnails(ex.clip) for ex in explanations],
+        "pack": lambda: pack(kept),
+    }
+    taken = {}
+    for step, call in steps.items():
+        times = []
+        for _ in range(3):
+            begin = time.process_time()  # zarr has a thread of its own
+            call()
+            times.append(time.process_time() - begin)
+        taken[step] = 1000 * min(times) / len(names)
+    added = sum(taken.values()) - taken["bare pass"] - taken["explain"]
+    added += max(0.0, taken["explain"] - taken["bare pass"])
+    listed = ", ".join(f"{step} {milliseconds:.1f}" for step, milliseconds in taken.items())
+    bound = taken["bare pass"] / (taken["bare pass"] + added)
+    print(f"{name}: ms of one thread a clip: {listed}; no ratio above {bound:.3f} without a GPU")
+
+
+def steps() -> None:
+    """Print where the time of a sweep goes, for a small network and for the paper's."""
+    threads = torch.get_num_threads()
+    processor_time("samples/mfnet", BATCH)
+    processor_time("mfnet3d", 2)
+    torch.set_num_threads(threads)
+
+
+def dask_workers(name: str, count: int, rounds: int, quiet: float) -> None:
+    """Print the speed of two Dask workers with one thread each over that of one.
+
+    Beside the clock's ratio stands what processor time allows on two processors: there one worker
+    has a processor to itself, and two share theirs with the scheduler.
+    """
+    model = wb.load_model(name, device="cpu")
+    ratios = []
+    for _ in range(3 * rounds):
+        if len(ratios) == rounds:
+            break
+        others = Others()
+        (one, by_one, _), (two, by_two, beside) = (
+            _on_dask(model, many(count), workers) for workers in (1, 2)
+        )
+        share = others.share()
+        print(
+            f"  Dask, {name}: 1 worker {one:.2f} clips/s, 2 workers {two:.2f} clips/s, ratio "
+            f"{two / one:.2f}; processor time: {1000 * by_one:.1f} ms a clip for 1 worker, "
+            f"{1000 * by_two:.1f} for 2 and {1000 * beside:.1f} beside them, which allows "
+            f"{2 * by_one / (by_two + beside):.2f}; others took {share:.1%}",
+            flush=True,
+        )
+        if share <= quiet:
+            ratios.append(two / one)
+    if ratios:
+        print(f"Dask: ratio {statistics.median(ratios):.2f} undisturbed", flush=True)
+
+
+def _on_dask(model: wb.VideoModel, data: Dataset, workers: int) -> tuple[float, float, float]:
+    """Return clips per second, and seconds of processor time a clip, in the workers and here."""
     from distributed import Client, LocalCluster
 
-    model = wb.load_model("samples/mfnet", device="cpu")
-    data = many(count)
-    rates: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(rounds):
-        for workers in rates:
-            with (
-                LocalCluster(workers, threads_per_worker=1, dashboard_address=None) as cluster,
-                Client(cluster) as client,
-                tempfile.TemporaryDirectory() as folder,
-            ):
-                wb.sweep(data, model, folder, client, batch=BATCH, progress=False)
-                # From when all workers are at it: each searches for its layer in its first shard.
-                shards = (Path(folder) / SHARDS).glob("*.parquet")
-                times = sorted(shard.stat().st_mtime for shard in shards)[workers:]
-                rates[workers].append(BATCH * (len(times) - 1) / (times[-1] - times[0]))
-    ratios = [two / one for one, two in zip(rates[1], rates[2])]
-    print(
-        f"Dask: 1 worker {statistics.median(rates[1]):.1f} clips/s, 2 workers "
-        f"{statistics.median(rates[2]):.1f} clips/s, ratio {statistics.median(ratios):.2f}",
-        flush=True,
-    )
+    def used() -> tuple[float, float]:
+        here = psutil.Process()
+        elsewhere = sum(sum(each.cpu_times()[:2]) for each in here.children(recursive=True))
+        return elsewhere, sum(here.cpu_times()[:2])
+
+    with (
+        LocalCluster(workers, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        # What the first clip and the first batch of each worker teach is not counted.
+        wb.sweep(data.subset(data.index.index[: 2 * workers * BATCH]), model, folder, client,
+                 batch=BATCH, progress=False)  # fmt: skip
+        before = used()
+        wb.sweep(data, model, folder, client, batch=BATCH, progress=False)
+        in_workers, here = np.subtract(used(), before)
+        shards = (Path(folder) / SHARDS).glob("*.parquet")
+        # From when all workers have searched for their layer.
+        times = sorted(shard.stat().st_mtime for shard in shards)[4 * workers :]
+    count = len(data) - 2 * workers * BATCH
+    rate = BATCH * (len(times) - 1) / (times[-1] - times[0])
+    return rate, in_workers / count, here / count
+
+
+def reading_back() -> None:
+    """Print how long a tube takes from a store, and how far it is from the direct one."""
+    model = wb.load_model("mfnet3d", device="cpu")
+    data = many(4)
+    batch = [read_for(model, data, name) for name in data.index.index]
+    direct = dict(zip(data.index.index, explain_batch(model, batch)))
+    for full in (False, True):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "store"
+            store = wb.sweep(data, model, path, batch=4, full=full, progress=False)
+            times, differences = [], []
+            for name in [*data.index.index] * 5:
+                begin = time.perf_counter()
+                tube = store[name].tube()
+                times.append(time.perf_counter() - begin)
+                expected = direct[name].tube().volume
+                differences.append(np.abs(tube.volume - expected).max() / np.ptp(expected))
+            size = sum(file.stat().st_size for file in (path / SHARDS).iterdir()) / len(data)
+            print(
+                f"{'full' if full else 'half'} precision: a tube in "
+                f"{1000 * statistics.median(times):.1f} ms, differs by {max(differences):.1e} of "
+                f"its range, {size / 1000:.0f} kB a clip",
+                flush=True,
+            )
 
 
 def large_index(rows: int) -> None:
@@ -147,29 +299,42 @@ def large_index(rows: int) -> None:
         )
 
 
+def kills(count: int) -> None:
+    """Kill as many sweeps, and as many Dask workers, and compare what is left, bit for bit."""
+    tests = Path(__file__).parent.parent / "tests" / "test_sweeps_kills.py"
+    environment = os.environ | {"WORKBENCH_KILLS": str(count)}
+    command = [sys.executable, "-m", "pytest", "-q", str(tests), "--timeout", "3600"]
+    subprocess.run(command, env=environment, check=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parts = ("steps", "small", "mfnet3d", "dask", "store", "index", "kills")
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts[:-1])
     parser.add_argument("--clips", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--kills", type=int, default=0, help="of sweeps, and of Dask workers")
-    parser.add_argument("--rows", type=int, default=0, help="of a simulated index")
-    parser.add_argument("--skip-rates", action="store_true", help="only --kills and --rows")
+    parser.add_argument("--threads", type=int, help="of PyTorch; processor time is exact for 1")
+    parser.add_argument("--others", type=float, default=0.02, help="the most other programs take")
+    parser.add_argument("--kills", type=int, default=100, help="of sweeps, and of Dask workers")
+    parser.add_argument("--rows", type=int, default=100_000, help="of a simulated index")
     asked = parser.parse_args()
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
-    if not asked.skip_rates:
-        throughput("samples/mfnet", asked.clips, asked.rounds)
-        throughput("mfnet3d", max(2 * BATCH, asked.clips // 8), asked.rounds)
-        dask_workers(asked.clips, asked.rounds)
-    for rows in (100_000, asked.rows):
-        if rows:
-            large_index(rows)
-    if asked.kills:
-        tests = Path(__file__).parent.parent / "tests" / "test_sweeps_kills.py"
-        environment = os.environ | {"WORKBENCH_KILLS": str(asked.kills)}
-        command = [sys.executable, "-m", "pytest", "-q", str(tests), "--timeout", "3600"]
-        subprocess.run(command, env=environment, check=True)
+    benchmarks: dict[str, Callable[[], None]] = {
+        "small": lambda: throughput("samples/mfnet", asked.clips, asked.rounds, asked.others),
+        "mfnet3d": lambda: throughput("mfnet3d", asked.clips, asked.rounds, asked.others),
+        "dask": lambda: dask_workers("samples/mfnet", asked.clips, asked.rounds, asked.others),
+        "store": reading_back,
+        "index": lambda: large_index(asked.rows),
+        "kills": lambda: kills(asked.kills),
+        "steps": steps,
+    }
+    for part in parts:
+        if part in asked.only:
+            benchmarks[part]()
 
 
 if __name__ == "__main__":

@@ -38,6 +38,30 @@ class Tiny(nn.Module):
         return self.head(self.relu(self.conv(x)).mean((2, 3, 4)))
 
 
+class Several(nn.Module):
+    """Three outputs of one map: by gradients, by a linear head, by sigmoids behind a LayerNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv3d(3, 12, 3, stride=(2, 4, 4), padding=1)
+        self.relu = nn.ReLU()
+        self.manner = nn.Sequential(nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 3))
+        self.verb = nn.Linear(12, 8)
+        self.norm = nn.LayerNorm(12)
+        self.noun = nn.Linear(12, 5)
+        self.sigmoid = nn.Sigmoid()
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        pooled = self.relu(self.conv(x)).mean((2, 3, 4))
+        nouns = self.sigmoid(self.noun(self.norm(pooled)))
+        return {"manner": self.manner(pooled), "verb": self.verb(pooled), "noun": nouns}
+
+
+def several() -> wb.VideoModel:
+    return wb.wrap_model(Several().eval(), SPEC, CLASSES, device="cpu", name="several")
+
+
 def tiny(linear: bool = True, seed: int = 0, spec: wb.InputSpec = SPEC) -> wb.VideoModel:
     return wb.wrap_model(Tiny(linear, seed).eval(), spec, CLASSES, device="cpu", name="tiny")
 

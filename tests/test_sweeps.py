@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from sweep_material import CLASSES, SPEC, clips, contents, reads, tiny
+from sweep_material import CLASSES, SPEC, clips, contents, reads, several, tiny
 
 import workbench as wb
 from workbench.saliency.explaining import explain_batch
@@ -52,8 +52,38 @@ def test_a_tube_from_the_store_is_the_tube(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(close.channels, expected.channels)
                 span = np.ptp(expected.volume)
                 assert np.abs(close.volume - expected.volume).max() < 2e-3 * span
-            assert half[name].exact
+            assert half[name].how == full[name].how == direct.how
             np.testing.assert_array_equal(half[name].logits, direct.logits)
+
+
+def test_every_output_comes_back_with_its_proofs(tmp_path: Path) -> None:
+    data, model = clips(4), several()
+    store = wb.sweep(data, model, tmp_path / "store", batch=4, full=True, progress=False)
+    batch = [data.read(name) for name in data.index.index]
+    for name, direct in zip(data.index.index, explain_batch(model, batch)):
+        ex = store[name]
+        assert ex.output == direct.output == "verb"
+        assert ex.outputs == direct.outputs == ("manner", "verb", "noun")
+        for output in ex.outputs:
+            kept, expected = ex.select(output), direct.select(output)
+            assert kept.how == expected.how
+            assert kept.place == expected.place == 1.0
+            assert kept.exact == expected.exact == (output != "manner")
+            assert kept.classes == expected.classes
+            torch.testing.assert_close(kept.probabilities, expected.probabilities, rtol=0, atol=0)
+            classes = range(len(kept.classes)) if kept.exact else [expected.class_id()]
+            for target in classes:  # those behind a LayerNorm are all there, too
+                tube = kept.tube(target, tau=0.01)
+                np.testing.assert_array_equal(
+                    tube.volume, expected.tube(target, tau=0.01).volume, output
+                )
+        row = store.index.loc[name]
+        noun = direct.select("noun")
+        assert row["prediction_noun"] == noun.classes[noun.class_id()]
+        assert row["probability_noun"] == pytest.approx(float(noun.probabilities.max()))
+        assert set(store.read(name).arrays) >= {"maps_0", "0.class_ids", "2.means"}
+        assert "2.maps_0" not in store.read(name).arrays  # kept once
+    assert "other_predictions" not in store.index
 
 
 def test_a_batched_explanation_is_a_single_one(tmp_path: Path) -> None:
@@ -206,9 +236,10 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "store.json").write_text("{")
     with pytest.raises(StoreError, match=r"store\.json is damaged"):
         wb.open_store(tmp_path)
-    (tmp_path / "store.json").write_text('{"format": 99}')
-    with pytest.raises(StoreError, match="has format 99, expected 1: upgrade"):
-        wb.open_store(tmp_path)
+    for found, remedy in (("99", "upgrade the workbench"), ("1", "sweep anew into another folder")):
+        (tmp_path / "store.json").write_text(f'{{"format": {found}}}')
+        with pytest.raises(StoreError, match=f"has format {found}, expected 2: {remedy}"):
+            wb.open_store(tmp_path)
 
 
 def flip(path: Path, position: float) -> None:
@@ -287,11 +318,14 @@ def test_damaged_index_files_are_found_and_repaired(tmp_path: Path) -> None:
 def test_the_heads_weights_are_written_again(tmp_path: Path) -> None:
     path = tmp_path / "store"
     expected = swept(path)["clip_001"].tube("c").volume
-    (path / "head.npz").unlink()
-    with pytest.raises(StoreError, match=r"head\.npz, the head's weights, is missing"):
-        wb.open_store(path)["clip_001"]
-    again = swept(path)["clip_001"].tube("c").volume
-    np.testing.assert_array_equal(again, expected)
+    for harm in (Path.unlink, cut):
+        harm(path / "head.npz")
+        with pytest.raises(
+            StoreError, match=r"head\.npz, the head's weights, is missing or damaged"
+        ):
+            wb.open_store(path)["clip_001"]
+        again = swept(path)["clip_001"].tube("c").volume
+        np.testing.assert_array_equal(again, expected)
 
 
 def test_what_an_interrupted_sweep_left_is_removed(tmp_path: Path) -> None:
@@ -544,8 +578,8 @@ def test_provenance_is_written_first(tmp_path: Path) -> None:
     store = swept(tmp_path / "store")
     facts = json.loads((tmp_path / "store" / "store.json").read_text())
     assert facts["model"] == "tiny"
-    assert facts["layer"] == "relu"
-    assert facts["exact"] is True
+    assert facts["outputs"][0]["layer"] == store.output.layer == "relu"
+    assert facts["outputs"][0]["exact"] is True
     assert facts["data"] == "noise"
     assert facts["versions"]["torch"] == torch.__version__.split("+")[0] or "+" in torch.__version__
     assert len(facts["identity"]) == 64

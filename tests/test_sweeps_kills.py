@@ -8,6 +8,7 @@ import random
 import signal
 import threading
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import psutil
@@ -15,10 +16,19 @@ import pytest
 from sweep_material import clips, contents, deadly, sweep_slowly, tiny
 
 import workbench as wb
+from workbench.sweeps.store import StoreError
 
 pytestmark = pytest.mark.slow  # up to a minute together
 
 KILLS = int(os.environ.get("WORKBENCH_KILLS", "10"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def processes_start_quickly() -> None:
+    """Processes, Dask's too, are forked from one that has PyTorch loaded."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sweep_material", "workbench.sweeps.cluster"])
+    forkserver.ensure_running()
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +50,6 @@ def assert_same(path: Path, undisturbed: dict[str, bytes]) -> None:
 def test_a_killed_sweep_resumes(tmp_path: Path, undisturbed: dict[str, bytes], how: int) -> None:
     """Each sweep runs for a random while; whatever it left must be readable at once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sweep_material", "workbench.sweeps.sweeping"])
     rng = random.Random(how)
     kills, rounds = 0, 0
     while kills < KILLS:
@@ -66,6 +75,7 @@ def test_a_killed_sweep_resumes(tmp_path: Path, undisturbed: dict[str, bytes], h
         assert_same(path, undisturbed)
 
 
+@pytest.mark.filterwarnings("ignore:no Dask worker is connected")  # both may be dead for a while
 def test_clips_of_a_lost_worker_are_redone(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
     """Workers are killed at random moments; their nannies start others in their place."""
     distributed = pytest.importorskip("distributed")
@@ -135,6 +145,57 @@ def test_dask_makes_the_same_store_and_loads_the_model_once(
         assert len(loads) == 2  # nothing was left to do
         assert client.submit(lambda: 1).result() == 1  # the cluster is the user's
     assert_same(tmp_path / "store", undisturbed)
+
+
+@pytest.fixture
+def threads_of_dask():  # type: ignore[no-untyped-def]
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+def test_batches_that_the_scheduler_forgot_are_done_again(
+    tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, threads_of_dask
+) -> None:  # type: ignore[no-untyped-def]
+    from distributed import Future
+
+    from workbench.sweeps import cluster
+
+    monkeypatch.setattr(cluster, "PATIENCE", 0.3)
+    submit, forgotten = threads_of_dask.submit, []
+
+    def forgetful(function, plugin, shard, clips, **options):  # type: ignore[no-untyped-def]
+        if len(forgotten) < 3:
+            forgotten.append(shard)
+            return Future(f"nobody-{shard}", threads_of_dask)
+        return submit(function, plugin, shard, clips, **options)
+
+    monkeypatch.setattr(threads_of_dask, "submit", forgetful)
+    wb.sweep(clips(40), tiny(), tmp_path / "store", threads_of_dask, batch=4, progress=False)
+    assert len(set(forgotten)) == 3
+    assert_same(tmp_path / "store", undisturbed)
+
+
+def test_workers_that_write_elsewhere_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads_of_dask
+) -> None:  # type: ignore[no-untyped-def]
+    from workbench.sweeps import cluster
+
+    made = cluster.ModelPlugin.__init__
+
+    def elsewhere(self, engine) -> None:  # type: ignore[no-untyped-def]
+        made(self, engine)
+        self.folder = str(tmp_path / "elsewhere")
+
+    monkeypatch.setattr(cluster, "PATIENCE", 0.1)
+    monkeypatch.setattr(cluster.ModelPlugin, "__init__", elsewhere)
+    with pytest.raises(StoreError, match="must see the store's folder under the same name"):
+        wb.sweep(clips(8), tiny(), tmp_path / "store", threads_of_dask, batch=4, progress=False)
 
 
 def test_clips_that_kill_workers_are_recorded(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from sweep_material import CLASSES, tiny
+from sweep_material import CLASSES, Several, tiny
 from videos import write_video
 
 import workbench as wb
@@ -84,6 +84,19 @@ def test_the_stitched_explanation_is_exact(video: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(timeline.index, ex.windows[["start", "stop"]].mean(axis=1))
     first = ex.store[ex.windows.index[0]].probabilities
     np.testing.assert_allclose(timeline.iloc[0], first, rtol=1e-5)
+
+
+def test_a_video_behind_a_layer_norm_is_exact_and_independent(video: Path) -> None:
+    model = wb.wrap_model(Several().eval(), SPEC, CLASSES[:5], device="cpu", output="noun")
+    ex = wb.explain_video(model, video, progress=False)
+    assert ex.exact
+    assert ex.independent
+    assert ex.place == 1.0
+    for number in range(5):
+        mean = ex.tube(number).map.mean()
+        assert mean + ex.bias[number] == pytest.approx(float(ex.logits[number]), abs=1e-5)
+    first = ex.store[ex.windows.index[0]].probabilities  # sigmoids: they do not add up to 1
+    np.testing.assert_allclose(ex.timeline.iloc[0], first, rtol=1e-5)
 
 
 def test_there_are_no_seams(tmp_path: Path) -> None:

@@ -119,8 +119,15 @@ class InputSpec:
         channels = frames.flip(-1) if self.bgr else frames
         if self.channels == 1:
             channels = frames.float() @ frames.new_tensor(BRIGHTNESS, dtype=torch.float32)[:, None]
-        x = channels.permute(0, 4, 1, 2, 3) / 255
-        return x.sub_(_per_channel(self.mean, x.device)).div_(_per_channel(self.std, x.device))
+        width = channels.shape[3]
+        # Whole rows of pixels at a time: three channels at a time take ten times as long.
+        rows = channels.flatten(3).float().div_(255)
+        mean, std = (
+            _per_channel(each).flatten().repeat(width).to(rows.device)
+            for each in (self.mean, self.std)
+        )
+        rows = rows.sub_(mean).div_(std)
+        return rows.unflatten(3, (width, self.channels)).permute(0, 4, 1, 2, 3)
 
     def arrange(self, x: torch.Tensor) -> Any:
         """Return an input (N, 3, T, H, W) as the network is called with it.
@@ -145,8 +152,8 @@ class InputSpec:
         return (frames.flip(-1) if self.bgr else frames).contiguous().numpy()
 
 
-def _per_channel(values: Sequence[float], device: torch.device | str = "cpu") -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1, 1)
+def _per_channel(values: Sequence[float]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1, 1)
 
 
 def _spread(count: int, step: int) -> torch.Tensor:

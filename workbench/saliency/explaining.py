@@ -29,10 +29,10 @@ from .frame_answers import (
     frame_head_weights,
 )
 from .layer_search import Choices, LayerChoice, choose_layers, tolerance
-from .linear_heads import heads_of, held_norm, joined_heads, linear_head, residual
+from .linear_heads import Head, NormedHead, heads_of, joined_heads, linear_head, residual
 from .relevance import HeldLinear
 
-__all__ = ["explain", "explain_batch"]
+__all__ = ["chosen_head", "explain", "explain_batch"]
 
 
 # The sizes of clips that a model has explained.
@@ -100,7 +100,8 @@ def explain_batch(
         prepared = [clip if isinstance(clip, tuple) else model.prepare(clip) for clip in clips]
         seen = [clip for clip, _ in prepared]
         x = torch.cat([tensor for _, tensor in prepared])
-        if not x.isfinite().all():
+        # The sum is finite in a fraction of the time, unless the values are out of all proportion.
+        if not (x.sum().isfinite() or x.isfinite().all()):
             raise ValueError("the input holds NaN or infinite values")
         # The network may have changed since it was searched: then search once more.
         for again in (False, True):
@@ -231,17 +232,18 @@ def _of_output(
     lock = network_lock(model.network)
     graph = RecordedGraph(logits, outputs, layouts, lock) if by_gradient else None
     timed = None if answers is None else RecordedGraph(answers, outputs, layouts, lock)
+    head = None if by_gradient else chosen_head(model, choice, logits.shape[1])
+    allowed = tolerance(model, norm=choice.norm is not None)
     explanations = []
     for number, clip in enumerate(clips):
         maps = tuple(each[number].contiguous() for each in batched)
         values = logits[number].detach()
         weighting: HeadWeights | GradientWeights
-        if graph is None:
-            weighting = _head_weights(model, choice, maps, values)
-        else:
-            weighting = GradientWeights(
-                weights or choice.weights, graph, number, maps, choice.mixed
-            )
+        if head is not None:
+            weighting = _head_weights(head, choice, maps, values, allowed=allowed)
+        elif graph is not None:
+            kind = weights or choice.weights
+            weighting = GradientWeights(kind, graph, number, maps, choice.mixed)
         explanations.append(
             Explanation(
                 logits=values,
@@ -281,27 +283,34 @@ def _frames(
     return FrameAnswers(logits, times, weighting)
 
 
-def _head_weights(
-    model: VideoModel, choice: LayerChoice, maps: tuple[torch.Tensor, ...], logits: torch.Tensor
-) -> HeadWeights:
-    """Return the head's weights, after testing on this clip that they give the logits."""
+def chosen_head(model: VideoModel, choice: LayerChoice, classes: int) -> NormedHead:
+    """Return a copy of the head that was chosen, as it is now; of several, joined."""
     parts = (linear_head(find_module(model.network, name)) for name in choice.heads)
-    heads = [part for part in parts if part is not None and len(part.weight) == len(logits)]
-    means = torch.cat([each.mean((1, 2, 3)) for each in maps])
-    if len(heads) < len(choice.heads):
+    heads = [part for part in parts if part is not None and len(part.weight) == classes]
+    if not heads or len(heads) < len(choice.heads):
         raise _OutdatedError
     head = joined_heads(heads, choice.share)
-    if head.weight.shape[1] != len(means):
+    norm = None if choice.norm is None else find_module(model.network, choice.norm)
+    if not isinstance(norm, torch.nn.LayerNorm | None):
         raise _OutdatedError
-    if choice.norm is not None:
-        norm = find_module(model.network, choice.norm)
-        if not isinstance(norm, torch.nn.LayerNorm):
-            raise _OutdatedError
-        head = held_norm(head, norm, means)
+    return NormedHead(Head(head.weight.clone(), head.bias.clone()), norm)
+
+
+def _head_weights(
+    chosen: NormedHead,
+    choice: LayerChoice,
+    maps: tuple[torch.Tensor, ...],
+    logits: torch.Tensor,
+    *,
+    allowed: float,
+) -> HeadWeights:
+    """Return the head's weights, after testing on this clip that they give the logits."""
+    means = torch.cat([each.mean((1, 2, 3)) for each in maps])
+    if chosen.head.weight.shape[1] != len(means):
+        raise _OutdatedError
+    head = chosen.held(means)
     missed = residual(means, head, logits)
-    if not missed <= tolerance(model, norm=choice.norm is not None):
+    if not missed <= allowed:
         raise _OutdatedError
     widths = tuple(map(len, maps))
-    return HeadWeights(
-        head.weight.clone(), head.bias.clone(), missed, widths, choice.norm, choice.mixed
-    )
+    return HeadWeights(head.weight, head.bias, missed, widths, choice.norm, choice.mixed)

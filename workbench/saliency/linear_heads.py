@@ -15,6 +15,7 @@ from .layer_outputs import LayerOutput
 
 __all__ = [
     "Head",
+    "NormedHead",
     "all_heads_are_zero",
     "before_activation",
     "head_parts",
@@ -73,6 +74,18 @@ def held_norm(head: Head, norm: nn.LayerNorm, mean: torch.Tensor) -> Head:
     scaled = head.weight * gain
     weight = (scaled - scaled.mean(1, keepdim=True)) / sigma
     return Head(weight, head.weight @ shift + head.bias)
+
+
+@dataclass(frozen=True)
+class NormedHead:
+    """A linear head, and the LayerNorm before it if there is one."""
+
+    head: Head
+    norm: nn.LayerNorm | None = None
+
+    def held(self, means: torch.Tensor) -> Head:
+        """Return the head that takes the pooled maps (C,) of one clip; see `held_norm`."""
+        return self.head if self.norm is None else held_norm(self.head, self.norm, means)
 
 
 def residual(means: torch.Tensor, head: Head, logits: torch.Tensor) -> float:

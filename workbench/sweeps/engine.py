@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -13,38 +12,29 @@ import torch
 from ..clips.clip import Clip
 from ..datasets.table import Dataset
 from ..models.video_model import VideoModel
-from ..saliency.class_weights import HeadWeights
 from ..saliency.explaining import explain_batch
-from ..saliency.explanation import Explanation
-from ..saliency.tubes import activation_map
 from .folders import Folder
-from .index_files import SHARDS, TOP, shard_rows
-from .patterns import centre_share, focused_share
+from .index_files import SHARDS, shard_rows
+from .records import Row, StoreSettings, clip_arrays, clip_row
 from .shards import Kept, pack, thumbnails
 from .store import shard_file
 
-__all__ = ["Engine", "StoreSettings", "read_for"]
+__all__ = ["Engine", "failure", "read_for"]
 
-Row: TypeAlias = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class StoreSettings:
-    """What of an explanation is kept.
-
-    Attributes:
-        weights: as `explain` takes them.
-        full: whether maps are kept in full precision.
-        top: of how many classes the weights are kept, for a clip that has its own.
-    """
-
-    weights: str | None
-    full: bool
-    top: int
+Prepared: TypeAlias = tuple[str, Clip, torch.Tensor]  # name, the clip as it is seen, the input
+Explained: TypeAlias = tuple[str, Clip, dict[str, np.ndarray], Row]
 
 
 class Engine:
-    """A model, and the folder that its explanations go to."""
+    """A model, and the folder that its explanations go to.
+
+    Attributes:
+        model: what explains the clips.
+        folder: of the store.
+        settings: what of an explanation is kept.
+        heads: the outputs whose head the store has.
+        threads: with how many threads the network computes.
+    """
 
     def __init__(
         self,
@@ -52,14 +42,17 @@ class Engine:
         folder: Folder,
         *,
         settings: StoreSettings,
-        head: torch.Tensor | None,
+        heads: frozenset[str],
     ) -> None:
         self.model = model
         self.folder = folder
         self.settings = settings
-        self.head = head
+        self.heads = heads
+        self.threads = torch.get_num_threads()
         # A network is called from one thread, while others read the next clips and write the last.
-        self._network_thread = ThreadPoolExecutor(1, "network")
+        self._network_thread = ThreadPoolExecutor(
+            1, "network", torch.set_num_threads, (self.threads,)
+        )
 
     def close(self) -> None:
         """End the network's thread."""
@@ -72,13 +65,13 @@ class Engine:
             OSError: the shard cannot be written.
         """
         rows: dict[str, Row] = {}
-        prepared = self._read(clips, rows)
         batch: list[Kept] = []
-        for group in prepared.values():
-            kept, errors = self._network_thread.submit(self._explain, group).result()
-            batch += [each for each, _ in kept]
-            rows.update({each.name: row for each, row in kept})
-            rows.update(errors)
+        for group in self._read(clips, rows).values():
+            explained, errors = self._network_thread.submit(self._explain, group).result()
+            for name, clip, arrays, row in explained:
+                batch.append(Kept(name, arrays, clip.size, thumbnails(clip)))
+                rows[name] = row
+            rows |= errors
         if batch:
             content, addresses = pack(batch)
             for each, (part, place) in zip(batch, addresses):
@@ -87,18 +80,15 @@ class Engine:
         labels = _labels(clips)
         for name, row in rows.items():
             label = labels.get(name)
-            correct = (
-                None if label is None or "prediction" not in row else row["prediction"] == label
-            )
+            predicted = row.get("prediction")
+            correct = None if label is None or predicted is None else predicted == label
             row |= {"name": name, "shard": shard, "label": label, "correct": correct}
         # The index file is last: a shard without one does not count.
         ordered = [rows[name] for name in clips.index.index]
         self.folder.write(f"{SHARDS}/{shard}.parquet", shard_rows(ordered))
         return len(rows) - len(batch)
 
-    def _read(
-        self, clips: Dataset, rows: dict[str, Row]
-    ) -> dict[torch.Size, list[tuple[str, Clip, torch.Tensor]]]:
+    def _read(self, clips: Dataset, rows: dict[str, Row]) -> dict[torch.Size, list[Prepared]]:
         """Return the clips as the network takes them, by size; those that fail become rows."""
         groups = defaultdict(list)
         for name in clips.index.index:
@@ -110,79 +100,26 @@ class Engine:
                 groups[x.shape].append((name, seen, x))
         return groups
 
-    def _explain(
-        self, group: list[tuple[str, Clip, torch.Tensor]]
-    ) -> tuple[list[tuple[Kept, Row]], dict[str, Row]]:
+    def _explain(self, group: list[Prepared]) -> tuple[list[Explained], dict[str, Row]]:
         """Explain clips of one size; if the batch fails, each by itself."""
-        weights = self.settings.weights
+        prepared = [(clip, x) for _, clip, x in group]
         try:
-            explained = explain_batch(self.model, [(clip, x) for _, clip, x in group], weights)
-            # A generator would hold every explanation's gradients until the last is kept.
-            return [self._keep(name, ex) for (name, *_), ex in zip(group, explained)], {}
+            return [
+                (name, clip, clip_arrays(ex, self.settings, self.heads), clip_row(ex))
+                for (name, clip, _), ex in zip(
+                    group, explain_batch(self.model, prepared, self.settings.weights)
+                )
+            ], {}
         except Exception as error:
             if len(group) == 1:
                 return [], {group[0][0]: failure(error)}
-        kept: list[tuple[Kept, Row]] = []
+        explained: list[Explained] = []
         errors: dict[str, Row] = {}
         for each in group:
             some, failed = self._explain([each])
-            kept += some
+            explained += some
             errors |= failed
-        return kept, errors
-
-    def _keep(self, name: str, ex: Explanation) -> tuple[Kept, Row]:
-        """Return what is stored of an explanation, and its row of the index."""
-        precision = torch.float32 if self.settings.full else torch.float16
-        arrays = {f"maps_{number}": _stored(maps, precision) for number, maps in enumerate(ex.maps)}
-        arrays |= {
-            "logits": ex.logits.float().cpu().numpy(),
-            "times": ex.clip.times,
-            "indices": ex.clip.indices,
-            "fps": np.array(ex.clip.fps),
-        }
-        arrays |= self._own_weights(ex)
-        low = _low_map(ex)
-        order = ex.logits.argsort(descending=True)[:TOP].tolist()
-        probabilities = ex.probabilities.cpu()
-        row: Row = {"status": "ok", "prediction": ex.classes[order[0]]}
-        row["probability"] = float(probabilities[order[0]])
-        for place, number in enumerate(order[1:], start=2):
-            row[f"class_{place}"] = ex.classes[number]
-            row[f"probability_{place}"] = float(probabilities[number])
-        row |= {
-            "start": float(ex.clip.times[0]),
-            "stop": float(ex.clip.times[-1]),
-            "residual": ex.residual,
-            "centre": centre_share(low),
-            "focus": focused_share(low),
-            "grid": list(low.shape),
-            "map": low.astype(np.float16).ravel(),
-        }
-        return Kept(name, arrays, ex.clip.size, thumbnails(ex.clip)), row
-
-    def _own_weights(self, ex: Explanation) -> dict[str, np.ndarray]:
-        """Return the weights of the top classes, unless the store's head is what weighs them."""
-        weighting = ex.weighting
-        if (
-            isinstance(weighting, HeadWeights)
-            and self.head is not None
-            and torch.equal(weighting.matrix.cpu(), self.head)
-        ):
-            return {}
-        ids = ex.logits.argsort(descending=True)[: self.settings.top].tolist()
-        label = ex.clip.label
-        # The right class is worth having when the prediction is wrong.
-        if label in ex.classes and ex.classes.index(label) not in ids:
-            ids[-1] = ex.classes.index(label)
-        arrays = {"class_ids": np.array(ids), "bias": ex.bias.float().cpu().numpy()}
-        rows = [weighting.of(number) for number in ids]
-        for pathway in range(len(ex.maps)):
-            weights = torch.stack([row[pathway] for row in rows]).detach()
-            voxelwise = weights.ndim > 2 and not self.settings.full
-            arrays[f"class_weights_{pathway}"] = _stored(
-                weights, torch.float16 if voxelwise else torch.float32
-            )
-        return arrays
+        return explained, errors
 
 
 def read_for(model: VideoModel, data: Dataset, name: str) -> Clip:
@@ -204,17 +141,3 @@ def _labels(clips: Dataset) -> dict[str, str | None]:
         name: label if isinstance(label, str) else None
         for name, label in zip(clips.index.index, labels)
     }
-
-
-def _stored(values: torch.Tensor, precision: torch.dtype) -> np.ndarray:
-    return values.to(precision).cpu().numpy()
-
-
-def _low_map(ex: Explanation) -> np.ndarray:
-    """Return the predicted class's map (T', H', W') before upsampling, on the finest grid."""
-    grid = ex.activations.shape[1:]
-    total = torch.zeros(grid)
-    for maps, weights in zip(ex.maps, ex.weighting.of(ex.class_id())):
-        low, _ = activation_map(maps, weights)
-        total += torch.nn.functional.interpolate(low[None, None].float().cpu(), list(grid))[0, 0]
-    return total.numpy()

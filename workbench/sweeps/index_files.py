@@ -8,7 +8,7 @@ quickly; it holds nothing that is not in those files, and may be deleted.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -27,6 +27,7 @@ SHARDS = "shards"
 GATHERED = "index.parquet"
 TOP = 5  # classes whose probabilities are in the index
 MAP_COLUMNS = ("grid", "map")  # large: read only when asked for
+OTHER_COLUMNS = ("other_predictions", "other_probabilities")  # of outputs beside the main one
 
 SCHEMA = pa.schema(
     [
@@ -42,6 +43,8 @@ SCHEMA = pa.schema(
             for number in range(2, TOP + 1)
             for field in ((f"class_{number}", pa.string()), (f"probability_{number}", pa.float32()))
         ],
+        ("other_predictions", pa.list_(pa.string())),
+        ("other_probabilities", pa.list_(pa.float32())),
         ("start", pa.float64()),
         ("stop", pa.float64()),
         ("residual", pa.float32()),
@@ -55,7 +58,7 @@ SCHEMA = pa.schema(
         ("bytes", pa.int64()),
     ]
 )
-SCALARS = [name for name in SCHEMA.names if name not in MAP_COLUMNS]
+SCALARS = [name for name in SCHEMA.names if name not in (*MAP_COLUMNS, *OTHER_COLUMNS)]
 
 
 def shard_rows(rows: list[dict[str, Any]]) -> bytes:
@@ -66,10 +69,11 @@ def shard_rows(rows: list[dict[str, Any]]) -> bytes:
 
 
 class Index:
-    """The index files of a store's folder."""
+    """The index files of a store's folder; `others` are the network's outputs but the main one."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, others: Sequence[str] = ()) -> None:
         self.folder = folder
+        self.others = others
         self._names: set[str] | None = None
         self._table: pd.DataFrame | None = None
 
@@ -87,7 +91,9 @@ class Index:
         """Return a row for each clip, by name; it is read anew if there are new shards."""
         names = self.shards()
         if self._table is None or names != self._names:
-            self._table = _latest(self._rows(names, SCALARS).to_pandas())
+            columns = [*SCALARS, *(OTHER_COLUMNS if self.others else ())]
+            rows = self._rows(names, columns)
+            self._table = _latest(_with_others(rows, self.others).to_pandas())
             self._names = names
         return self._table
 
@@ -121,6 +127,14 @@ class Index:
             except (pa.ArrowException, OSError) as error:
                 found[name] = str(error)
         return found
+
+    def failures(self, shard: str) -> int | None:
+        """Return how many clips of a shard failed; None if it has no index file yet."""
+        try:
+            status = self._read(f"{SHARDS}/{shard}.parquet", ["status"])["status"]
+        except FileNotFoundError:
+            return None
+        return len(status) - status.to_pylist().count("ok")
 
     def gather(self, leave: Iterable[str] = ()) -> None:
         """Write the rows of all shards into one file, but for those of some that will change."""
@@ -158,6 +172,15 @@ class Index:
         with self.folder.open(name) as file:
             table = pq.read_table(file, columns=columns)
         return table.cast(pa.schema([SCHEMA.field(column) for column in table.schema.names]))
+
+
+def _with_others(rows: pa.Table, others: Sequence[str]) -> pa.Table:
+    """Return a table with two columns for each output beside the main one, in place of lists."""
+    for place, output in enumerate(others):
+        for what in ("prediction", "probability"):
+            lists = rows["other_predictions" if what == "prediction" else "other_probabilities"]
+            rows = rows.append_column(f"{what}_{output}", pc.list_element(lists, place))
+    return rows.drop_columns(list(OTHER_COLUMNS)) if others else rows
 
 
 def _latest(rows: pd.DataFrame) -> pd.DataFrame:

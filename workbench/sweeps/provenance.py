@@ -14,7 +14,7 @@ import torch
 
 from ..models.video_model import VideoModel
 from ..saliency.explanation import Explanation
-from .engine import StoreSettings
+from .records import StoreSettings, outputs_of
 from .store import FORMAT
 
 __all__ = ["describe", "determining", "network_hash"]
@@ -66,11 +66,8 @@ def describe(
         "format": FORMAT,
         "identity": identity,
         "model": model.name,
-        "layer": ex.layer,
         "output": ex.output,
-        "how": "the head's weights" if ex.exact else ex.how,
-        "exact": ex.exact,
-        "classes": ex.classes,
+        "outputs": [asdict(output) for output in outputs_of(ex, settings.weights)],
         "data": data,
         "determines": determines,
         # Which format was faster is measured, and changes the last bits.

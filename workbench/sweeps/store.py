@@ -13,22 +13,21 @@ from typing import IO, Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from ..clips.clip import Clip
 from ..models.input_spec import InputSpec
-from ..saliency.class_weights import HeadWeights, StoredWeights
 from ..saliency.explanation import Explanation
 from . import patterns
 from .folders import Folder
 from .index_files import SHARDS, Index
+from .records import Heads, Output, heads_from_file, rebuilt
 from .shards import Kept, damage, read_kept, read_parts, unpack_thumbnails
 
 __all__ = ["FACTS", "FORMAT", "HEAD", "Store", "StoreError", "open_store"]
 
 FACTS = "store.json"
 HEAD = "head.npz"
-FORMAT = 1
+FORMAT = 2
 REMEDY = "store.verify() lists all damage, and the same wb.sweep repairs it"
 
 
@@ -44,7 +43,7 @@ def open_store(path: str | os.PathLike[str]) -> Store:
 
     Raises:
         FileNotFoundError: there is no store.
-        StoreError: it was written by a newer version of the workbench, or is damaged.
+        StoreError: it was written by another version of the workbench, or is damaged.
     """
     folder = Folder.at(path)
     try:
@@ -56,10 +55,10 @@ def open_store(path: str | os.PathLike[str]) -> Store:
         raise StoreError(
             f"{folder}/{FACTS} is damaged: {error}. Restore it, or sweep anew"
         ) from error
-    if facts.get("format") != FORMAT:
-        raise StoreError(
-            f"{folder} has format {facts.get('format')}, expected {FORMAT}: upgrade the workbench"
-        )
+    if (found := facts.get("format")) != FORMAT:
+        older = isinstance(found, int) and found < FORMAT
+        remedy = "sweep anew into another folder" if older else "upgrade the workbench"
+        raise StoreError(f"{folder} has format {found}, expected {FORMAT}: {remedy}")
     return Store(folder, facts)
 
 
@@ -67,20 +66,28 @@ class Store:
     """Explanations of a data set's clips by one model.
 
     `store[name]` is a clip's `Explanation`, `store.index` a DataFrame with a row for each clip, and
-    `store.facts` says what made them. Nothing here writes but `merge`; readers need no lock.
+    `store.facts` says what made them, `store.outputs` which outputs the network has. Nothing here
+    writes but `merge`; readers need no lock.
     """
 
     def __init__(self, folder: Folder, facts: dict[str, Any]) -> None:
         self.folder = folder
         self.facts = facts
-        self._index = Index(folder)
+        self.outputs = {each["name"]: Output(**each) for each in facts["outputs"]}
+        self._index = Index(folder, [name for name in self.outputs if name != facts["output"]])
+
+    @property
+    def output(self) -> Output:
+        """What holds of the network's main output for every clip."""
+        return self.outputs[self.facts["output"]]
 
     @property
     def index(self) -> pd.DataFrame:
         """A row for each clip, by name; it grows while a sweep is running.
 
         Columns: status ("ok" or "failed"), error, label, prediction, probability, correct (NaN
-        without a label), class_2, probability_2, … (the next classes), start and stop (times of the
+        without a label), class_2, probability_2, … (the next classes), prediction_<output> and
+        probability_<output> for each output beside the main one, start and stop (times of the
         first and last frame, seconds), residual (of the proof; NaN for gradients), centre and focus
         (see `patterns`), and the address: shard, part, row, bytes (of the shard).
         """
@@ -95,7 +102,7 @@ class Store:
     @property
     def classes(self) -> list[str]:
         """The names of the classes."""
-        return self.facts["classes"]
+        return self.output.classes
 
     @property
     def input(self) -> InputSpec:
@@ -137,17 +144,8 @@ class Store:
             if viewed.size != kept.size or not np.array_equal(viewed.times, seen.times):
                 raise ValueError(f"{clip} is not the clip that was explained as {name!r}")
             seen = viewed
-        maps = _pathways(kept, "maps")
-        return Explanation(
-            logits=_tensor(kept.arrays["logits"]),
-            maps=maps,
-            weighting=self._weighting(kept, tuple(map(len, maps)), float(row["residual"])),
-            layer=self.facts["layer"],
-            clip=seen,
-            classes=self.classes,
-            model=self.facts["model"],
-            output=self.facts["output"],
-        )
+        main, model = self.facts["output"], self.facts["model"]
+        return rebuilt(kept.arrays, self.outputs, self.heads, main=main, clip=seen, model=model)
 
     def read(self, name: str) -> Kept:
         """Return what is kept of a clip, as it is stored; raises as `explanation` does."""
@@ -262,28 +260,16 @@ class Store:
         return self.maps().join(self.index)
 
     @cached_property
-    def head(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The weights (N, C) and bias (N,) of the linear head."""
+    def heads(self) -> Heads:
+        """The linear heads, by the name of their output; none if weights are from gradients."""
+        if not any(output.exact for output in self.outputs.values()):
+            return {}
         try:
-            with np.load(io.BytesIO(self.folder.read(HEAD))) as arrays:
-                return _tensor(arrays["matrix"]), _tensor(arrays["bias"])
-        except (FileNotFoundError, ValueError, OSError) as error:
+            return heads_from_file(self.folder.read(HEAD))
+        except (FileNotFoundError, ValueError) as error:
             where = f"{self.folder}/{HEAD}, the head's weights,"
             remedy = "The same wb.sweep writes it again"
             raise StoreError(f"{where} is missing or damaged: {error}. {remedy}") from error
-
-    def _weighting(
-        self, kept: Kept, widths: tuple[int, ...], residual: float
-    ) -> HeadWeights | StoredWeights:
-        if "class_ids" not in kept.arrays:
-            matrix, bias = self.head
-            return HeadWeights(matrix, bias, residual, widths)
-        by_pathway = _pathways(kept, "class_weights")
-        ids = kept.arrays["class_ids"].tolist()
-        rows = {
-            number: tuple(each[place] for each in by_pathway) for place, number in enumerate(ids)
-        }
-        return StoredWeights(rows, _tensor(kept.arrays["bias"]), self.facts["how"], residual)
 
     def __repr__(self) -> str:
         index = self.index
@@ -321,12 +307,3 @@ def _thumbnail_clip(kept: Kept, label: str | None) -> Clip:
         name=kept.name,
     )
     return small.resize(*kept.size)
-
-
-def _pathways(kept: Kept, what: str) -> tuple[torch.Tensor, ...]:
-    count = sum(key.startswith(f"{what}_") for key in kept.arrays)
-    return tuple(_tensor(kept.arrays[f"{what}_{number}"]).float() for number in range(count))
-
-
-def _tensor(values: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.array(values))

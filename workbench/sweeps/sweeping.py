@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Generator, Iterator
@@ -12,19 +11,19 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import filelock
-import numpy as np
 import pandas as pd
+import torch
 from tqdm.auto import tqdm
 
 from ..datasets.table import Dataset
 from ..models.video_model import VideoModel
-from ..saliency.class_weights import HeadWeights
-from ..saliency.explaining import explain
+from ..saliency.explaining import explain_batch
 from ..saliency.explanation import Explanation
-from .engine import Engine, StoreSettings, read_for
+from .engine import Engine, read_for
 from .folders import Folder
 from .index_files import SHARDS, Index
 from .provenance import describe, determining
+from .records import Heads, StoreSettings, heads_to_file, network_heads
 from .store import FACTS, HEAD, Store, StoreError, check_same, open_store
 
 if TYPE_CHECKING:
@@ -89,8 +88,7 @@ def sweep(
             disable=not progress,
         ) as bar:  # fmt: skip
             if plan:
-                head = store.head[0] if store.folder.exists(HEAD) else None
-                engine = Engine(model, folder, settings=settings, head=head)
+                engine = Engine(model, folder, settings=settings, heads=frozenset(store.heads))
                 work = _in_threads(engine, data, plan)
                 if client is not None:
                     from .cluster import on_workers
@@ -148,8 +146,11 @@ def _opened(folder: Folder, data: Dataset, model: VideoModel, settings: StoreSet
     if folder.exists(FACTS):
         store = open_store(str(folder))
         check_same(store.facts["determines"], determining(model, settings), str(folder))
-        if store.facts["exact"] and not folder.exists(HEAD):
-            _write_head(folder, _first_explanation(data, model, settings))
+        try:
+            _ = store.heads
+        except StoreError:  # missing or damaged
+            _, heads = _first_explanation(data, model, settings)
+            folder.write(HEAD, heads_to_file(heads))
     else:
         foreign = folder.names("") - {".sweep.lock", HEAD, "shards"}
         if foreign:
@@ -157,8 +158,9 @@ def _opened(folder: Folder, data: Dataset, model: VideoModel, settings: StoreSet
                 f"{folder} is no store and not empty: it holds {', '.join(sorted(foreign)[:3])}. "
                 "Choose another folder"
             )
-        ex = _first_explanation(data, model, settings)
-        _write_head(folder, ex)
+        ex, heads = _first_explanation(data, model, settings)
+        if heads:
+            folder.write(HEAD, heads_to_file(heads))
         facts = describe(model, ex, settings=settings, data=data.title)
         folder.write(FACTS, json.dumps(facts, indent=1).encode())
         store = Store(folder, facts)
@@ -167,28 +169,24 @@ def _opened(folder: Folder, data: Dataset, model: VideoModel, settings: StoreSet
     return store
 
 
-def _first_explanation(data: Dataset, model: VideoModel, settings: StoreSettings) -> Explanation:
-    """Return the explanation of the first clip that can be explained."""
+def _first_explanation(
+    data: Dataset, model: VideoModel, settings: StoreSettings
+) -> tuple[Explanation, Heads]:
+    """Explain the first clip that can be explained; return the heads that were proved, too."""
     first: Exception | None = None
     for name in data.index.index:
         try:
             clip = read_for(model, data, name)
-            explanation = explain(model, clip, settings.weights)
+            seen, x = model.prepare(clip)
+            (ex,) = explain_batch(model, [(seen, x)], settings.weights)
             model.logits(clip)  # a second run measures the memory format, which the store records
-            return explanation
         except Exception as error:
             first = first or error
+        else:
+            return ex, {} if settings.weights else network_heads(model, ex, x)
     if first is None:
         raise ValueError("the data set has no clips")
     raise ValueError(f"none of {len(data)} clips could be explained; the first: {first}") from first
-
-
-def _write_head(folder: Folder, ex: Explanation) -> None:
-    if isinstance(ex.weighting, HeadWeights):
-        matrix, bias = ex.weighting.matrix.cpu().numpy(), ex.weighting.bias.cpu().numpy()
-        file = io.BytesIO()
-        np.savez(file, matrix=matrix, bias=bias)
-        folder.write(HEAD, file.getvalue())
 
 
 def _plan(store: Store, data: Dataset, batch: int) -> dict[str, list[str]]:
@@ -244,7 +242,8 @@ def _in_threads(
     """Make the shards in this process, some being read or written while one is explained."""
     workers = (os.cpu_count() or 1) + 1
     waiting = iter(plan.items())
-    with ThreadPoolExecutor(workers, "sweep") as pool:
+    # PyTorch would split each clip's resizing over all processors, and wait for the slowest.
+    with ThreadPoolExecutor(workers, "sweep", torch.set_num_threads, (1,)) as pool:
         running: dict[Any, str] = {}
         try:
             while True:
@@ -260,3 +259,4 @@ def _in_threads(
                     yield running.pop(future), future.result()
         finally:  # an error or Ctrl-C: what is running is finished, what is waiting is not begun
             pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(engine.threads)  # what threads to come begin with

@@ -22,7 +22,8 @@ from ..datasets.table import Dataset
 from ..models.video_model import VideoModel
 from ..saliency.class_weights import HeadWeights, StoredWeights
 from ..saliency.explanation import Explanation
-from .shards import Kept, unpack_thumbnails
+from .records import head_weights, pathways
+from .shards import unpack_thumbnails
 from .store import Store
 from .sweeping import sweep
 
@@ -112,6 +113,7 @@ def explain_video(
         ValueError: a part that makes no sense; or as `wb.sweep` raises.
 
     Deviations:
+        Of a network with several outputs, only the main one is stitched; `store` has all of them.
         Of a network without a linear head, class weights are averaged over overlapping windows as
         the maps are, and are zero in windows where the class is not among the `top` classes.
     """
@@ -256,22 +258,31 @@ class _Stitched:
 
     def explanation(self, clip: Clip) -> Explanation:
         """Return the explanation of the stretch, shown on a clip."""
-        residual = float(self.store.index.loc[self.windows.index, "residual"].max())
-        widths = tuple(map(len, self.maps))
+        output = self.store.output
         weighting: HeadWeights | StoredWeights
-        if self.store.facts["exact"]:
-            matrix, bias = self.store.head
-            weighting = HeadWeights(matrix, bias, residual, widths)
-            logits = bias + matrix @ torch.cat([each.mean((1, 2, 3)) for each in self.maps])
+        if output.exact:
+            residual = float(self.store.index.loc[self.windows.index, "residual"].max())
+            means = torch.cat([maps.mean((1, 2, 3)) for maps in self.maps])
+            widths = tuple(map(len, self.maps))
+            head = self.store.heads[output.name]
+            weighting = head_weights(head, means, widths, residual, output.norm)
+            logits = weighting.bias + weighting.matrix @ means
         else:
             logits = torch.from_numpy(self.logits.mean(0))
             rows: Any = _WindowWeights(self.store, self.windows, self.grid)
-            weighting = StoredWeights(rows, torch.zeros_like(logits), self.store.facts["how"])
-        facts = self.store.facts
+            weighting = StoredWeights(rows, torch.zeros_like(logits), f"{output.kind} weights")
         return Explanation(
-            logits, self.maps, weighting, facts["layer"], clip, self.store.classes, facts["model"],
-            facts["output"],
-        )  # fmt: skip
+            logits=logits,
+            maps=self.maps,
+            weighting=weighting,
+            layer=output.layer,
+            clip=clip,
+            classes=output.classes,
+            model=self.store.facts["model"],
+            output=output.name,
+            place=output.place,
+            independent=output.independent,
+        )
 
     def overview_clip(self, path: Path) -> Clip:
         """Return one small picture for each step in time."""
@@ -280,10 +291,12 @@ class _Stitched:
 
     def timeline(self) -> pd.DataFrame:
         """Return the probability of each class in each window."""
-        probabilities = torch.from_numpy(self.logits).softmax(1).numpy()
+        logits = torch.from_numpy(self.logits)
+        independent = self.store.output.independent
+        probabilities = logits.sigmoid() if independent else logits.softmax(1)
         middles = (self.windows["start"] + self.windows["stop"]).to_numpy() / 2
         return pd.DataFrame(
-            probabilities, index=pd.Index(middles, name="time"), columns=self.store.classes
+            probabilities.numpy(), index=pd.Index(middles, name="time"), columns=self.store.classes
         )
 
 
@@ -299,14 +312,13 @@ def _stitched(store: Store, windows: pd.DataFrame, grid: _Grid) -> _Stitched:
     distance = np.full(grid.steps, np.inf)
     for kept in store.read_all(windows.index):
         logits[order[kept.name]] = kept.arrays["logits"]
-        own = [kept.arrays[f"maps_{number}"] for number in range(_pathways(kept))]
+        own = pathways(kept.arrays, "maps")
         if not maps:
-            maps = [torch.zeros(len(a), grid.steps, *a.shape[2:]) for a in own]
+            maps = [torch.zeros(len(each), grid.steps, *each.shape[2:]) for each in own]
             small = unpack_thumbnails(kept.thumbnails, len(kept.arrays["times"]))
             pictures = np.zeros((grid.steps, *small.shape[1:]), np.uint8)
-        for total, array in zip(maps, own):
-            reached, weights = grid.matrix(rows[kept.name], array.shape[1], shares)
-            part = torch.from_numpy(array).float()
+        for total, part in zip(maps, own):
+            reached, weights = grid.matrix(rows[kept.name], part.shape[1], shares)
             total[:, reached] += torch.einsum("st,cthw->cshw", weights, part)
         # Each step shows the frame that is nearest to its middle.
         times = kept.arrays["times"]
@@ -354,8 +366,7 @@ class _WindowWeights(Mapping[int, tuple[torch.Tensor, ...]]):
         for kept in self.store.read_all(self.windows.index):
             ids = kept.arrays["class_ids"].tolist()
             own = []
-            for number in range(_pathways(kept)):
-                weights = torch.from_numpy(kept.arrays[f"class_weights_{number}"]).float()
+            for weights in pathways(kept.arrays, "class_weights"):
                 one = weights[ids.index(class_id)] if class_id in ids else weights[0] * 0
                 own.append(one if one.ndim > 1 else one[:, None, None, None])
             totals = totals or [torch.zeros(len(a), self.grid.steps, *a.shape[2:]) for a in own]
@@ -363,7 +374,3 @@ class _WindowWeights(Mapping[int, tuple[torch.Tensor, ...]]):
                 reached, mixing = self.grid.matrix(rows[kept.name], array.shape[1], shares)
                 total[:, reached] += torch.einsum("st,cthw->cshw", mixing, array)
         return tuple(totals)
-
-
-def _pathways(kept: Kept) -> int:
-    return sum(key.startswith("maps_") for key in kept.arrays)
