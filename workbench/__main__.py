@@ -270,10 +270,19 @@ def check_data(options: argparse.Namespace) -> int:
 
 def _add_fine_tune(commands: Commands) -> None:
     parser = commands.add_parser(
-        "fine-tune", help="make the checkpoint of the figures: MFNet-3D on UCF-101 or EPIC's verbs"
+        "fine-tune",
+        help="make the figures' checkpoints from MFNet-3D, or a TSN for verbs and nouns",
     )
     parser.add_argument("data", choices=("ucf101", "epic-kitchens"))
-    parser.add_argument("--checkpoint", required=True, help="MFNet-3D trained on Kinetics")
+    parser.add_argument(
+        "--network",
+        default="mfnet3d",
+        help="mfnet3d (default), or tsn/resnet50 for EPIC's verbs and nouns together",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        help="to start from: MFNet-3D trained on Kinetics; a TSN may start from ImageNet's weights",
+    )
     parser.add_argument("--epochs", type=int, default=20, help="(default: 20)")
     parser.add_argument("--batch", type=int, default=16, help="clips in a step (default: 16)")
     parser.add_argument("--clips", type=int, default=10, help="windows per test clip (default: 10)")
@@ -281,26 +290,36 @@ def _add_fine_tune(commands: Commands) -> None:
 
 
 def fine_tune(options: argparse.Namespace) -> int:
-    """Fine-tune MFNet-3D, or resume it, test it, and write to results/ucf101 or epic_kitchens."""
+    """Fine-tune a network, or resume it, test it, and write to results/ucf101 or epic_kitchens."""
     from .datasets.places import find_data
     from .models.zoo import load_model
-    from .studies import recipes
+    from .studies import joint_recipe, recipes
 
+    deep = options.network == "mfnet3d"
+    problem = None
     if not find_data(options.data).real:
-        print(f"fine-tune: no {options.data} here; data/README.md says how", file=sys.stderr)
+        problem = f"no {options.data} here; data/README.md says how"
+    elif deep and options.checkpoint is None:
+        problem = "mfnet3d starts from a checkpoint: --checkpoint MFNet3D_Kinetics-400.pth"
+    elif not deep and options.data != "epic-kitchens":
+        problem = f"verbs and nouns are epic-kitchens', got {options.data}"
+    if problem:
+        print(f"fine-tune: {problem}", file=sys.stderr)
         return 1
     output = ROOT / "results" / options.data.replace("-", "_")
+    settings = {"epochs": options.epochs, "batch": options.batch}
+    result: Any
     try:
-        model = load_model("mfnet3d", checkpoint=options.checkpoint)
-        result = recipes.train_and_test(
-            model,
-            recipes.parts_of(options.data),
-            output,
-            clips=options.clips,
-            epochs=options.epochs,
-            batch=options.batch,
-        )
-    except (OSError, ValueError) as error:
+        parts = recipes.parts_of(options.data)
+        if deep:
+            model = load_model("mfnet3d", checkpoint=options.checkpoint)
+            result = recipes.train_and_test(model, parts, output, clips=options.clips, **settings)
+        else:
+            labels = joint_recipe.nouns()
+            classes = {"verb": parts[0].classes, "noun": labels.classes}
+            model = joint_recipe.two_headed_tsn(options.network, classes, options.checkpoint)
+            result = joint_recipe.train_tsn(model, parts, labels, output, **settings)
+    except (KeyError, OSError, ValueError) as error:
         print(f"fine-tune: {error}", file=sys.stderr)
         return 1
     print(f"\n{result.round(3).to_string()}\n\nCheckpoint and tables: {output}")

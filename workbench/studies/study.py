@@ -21,14 +21,14 @@ from tqdm.auto import tqdm
 
 from ..clips.clip import Clip
 from ..clips.files import whole_file
-from ..datasets.samples import FOLDER, SPLITS, dataset
+from ..datasets.samples import FOLDER, HARD_SPLITS, SPLITS, dataset
 from ..datasets.table import Dataset
 from ..models.video_model import VideoModel
 from ..models.zoo import load_model
 from ..saliency.explaining import explain
 from ..saliency.explanation import Explanation
 from ..saliency.tubes import Tube, tau_for_share, upsample
-from .evaluation import Method, baselines, faithfulness, seed_of
+from .evaluation import Method, baselines, faithfulness, predictions, seed_of
 from .randomisation import cascading_randomisation, reinitialised
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "centred",
     "controls",
     "follows_height",
+    "hard",
     "measure",
     "methods",
     "parts",
@@ -50,9 +51,19 @@ __all__ = [
 ]
 
 SEED = 3  # of the clips; `evaluate` measures on those of seed 2
-STEPS = 8  # of deletion and insertion: means, not single clips, are within 0.02 of 40 steps'
+STEPS = 8  # of deletion and insertion; the table `steps` compares them with `FINE_STEPS`
+FINE_STEPS = 40
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.1, 0.05, 0.02)  # of the features kept
-TABLES = ("methods", "centred", "shares", "randomisation", "controls", "movement")
+TABLES = (
+    "methods",
+    "centred",
+    "shares",
+    "randomisation",
+    "controls",
+    "movement",
+    "hard",
+    "steps",
+)
 FRESH = 3  # networks with fresh weights
 VERTICAL = ("lift", "lower")  # the classes whose object changes its height
 PART = 20  # clips in a part, the most that an interruption loses for each worker
@@ -124,6 +135,19 @@ def controls(mfnet: VideoModel) -> dict[str, Method]:
     }
 
 
+def hard(mfnet: VideoModel) -> dict[str, Method]:
+    """Return what is compared on `HARD_SPLITS`, which the network was not trained on."""
+    by_mfnet = _explainer(mfnet)
+    known = controls(mfnet)
+    return {
+        "MFNet tube": lambda clip, label: by_mfnet(clip).tube(label),
+        "class-blind": known["class-blind"],
+        "absent class": known["absent class"],
+        **baselines(mfnet),
+        **untrained(mfnet),
+    }
+
+
 def untrained(mfnet: VideoModel) -> dict[str, Method]:
     """Return the tubes of `FRESH` networks with fresh weights and calibrated batch norms."""
     clips = list(dataset("decorrelated", 8, seed=SEED + 1))
@@ -172,7 +196,8 @@ def _explainer(model: VideoModel, weights: str | None = None) -> Callable[[Clip]
 class Part:
     """A part of the study: `what` (of `TABLES`) on `PART` clips of a split of `size` clips.
 
-    `first` is the number of its first clip; `seed` is of the clips, and `steps` of the curves.
+    `first` is the number of its first clip; `seed` is of the clips, and `steps` of the curves. No
+    steps leave deletion and insertion out, which take most of the time.
     """
 
     what: str
@@ -198,14 +223,16 @@ class Part:
 def parts(clips: int = 200) -> list[Part]:
     """Return all parts: each table on `clips` of each split, unless this says otherwise.
 
-    Shares are measured on half as many of two splits, movement on half as many of each, and
-    controls on an eighth.
+    Shares are measured on half as many of two splits, movement on half as many of each, `hard` on
+    half as many of each of the harder splits, and controls and steps on an eighth.
     """
     half = max(2, clips // 2)
     by_what = {what: [(split, clips) for split in SPLITS] for what in TABLES}
     by_what["shares"] = [("decorrelated", half), ("pair", half)]
     by_what["movement"] = [(split, half) for split in SPLITS]
-    by_what["controls"] = [(split, max(2, clips // 8)) for split in SPLITS]
+    by_what["hard"] = [(split, half) for split in HARD_SPLITS]
+    for what in ("controls", "steps"):
+        by_what[what] = [(split, max(2, clips // 8)) for split in SPLITS]
     return [
         Part(what, split, first, size)
         for what, splits in by_what.items()
@@ -224,15 +251,21 @@ def measure(part: Part) -> pd.DataFrame:
     mfnet = load_model("samples/mfnet", device="cpu")
     if part.what == "randomisation":
         return _measure_randomisation(mfnet, part)
-    if part.what == "movement":
-        return _measure_movement(mfnet, part)
+    others = {"movement": _measure_movement, "hard": _measure_hard, "steps": _measure_steps}
+    if part.what in others:
+        return others[part.what](mfnet, part)
     if part.what == "methods":
         compared = methods(mfnet, load_model("samples/tsn", device="cpu"))
     else:
         tables = {"shares": shares, "centred": centred, "controls": controls}
         compared = tables[part.what](mfnet)
     table = faithfulness(
-        compared, part.data, mfnet.input, score=mfnet.score, steps=part.steps, progress=False
+        compared,
+        part.data,
+        mfnet.input,
+        score=mfnet.score if part.steps else None,
+        steps=part.steps or STEPS,
+        progress=False,
     )
     if part.what != "controls":
         return table
@@ -270,6 +303,30 @@ def _measure_movement(mfnet: VideoModel, part: Part) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def _measure_hard(mfnet: VideoModel, part: Part) -> pd.DataFrame:
+    """Locate actions on harder clips, and tell of each whether the network is right."""
+    table = faithfulness(hard(mfnet), part.data, mfnet.input, progress=False)
+    named = predictions(mfnet, part.data, progress=False).set_index("clip")
+    return table.assign(correct=table["clip"].map(named["correct"]))
+
+
+def _measure_steps(mfnet: VideoModel, part: Part) -> pd.DataFrame:
+    """Measure the curves of the tube in few steps and in many: a method for each."""
+    by_mfnet = _explainer(mfnet)
+    tables = [
+        faithfulness(
+            {f"{steps} steps": lambda clip, label: by_mfnet(clip).tube(label)},
+            part.data,
+            mfnet.input,
+            score=mfnet.score,
+            steps=steps,
+            progress=False,
+        )
+        for steps in (part.steps, FINE_STEPS)
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def run(folder: str | Path, clips: int = 200, workers: int = 2) -> dict[str, pd.DataFrame]:
@@ -311,7 +368,8 @@ def recorded(what: str = "methods") -> pd.DataFrame:
     """Return a shipped table.
 
     `methods`, `centred` and `randomisation` are on 200 clips of each split, `shares` on 100 of two,
-    `movement` on 100 of each, and `controls` on 25 of each.
+    `movement` on 100 of each, `hard` on 100 of each of the harder splits, and `controls` and
+    `steps` on 25 of each.
 
     Raises FileNotFoundError outside a checkout, KeyError for another table.
     """
