@@ -210,6 +210,15 @@ def _add_study(commands: Commands) -> None:
     )
     parser.add_argument("--clips", type=int, default=200, help="clips per split (default: 200)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument(
+        "--seed", type=int, help="of other clips, to see whether the record replicates"
+    )
+    parser.add_argument(
+        "--steps", type=int, help="of deletion and insertion; 0 leaves them out (default: 8)"
+    )
+    parser.add_argument(
+        "--tables", nargs="+", help="only these (default: all; methods with --seed)"
+    )
     parser.set_defaults(run=study)
     parser = commands.add_parser(
         "study-attributions", help="methods of attribution on sample pairs; takes an hour"
@@ -219,13 +228,31 @@ def _add_study(commands: Commands) -> None:
 
 
 def study(options: argparse.Namespace) -> int:
-    """Measure the study of faithfulness, or resume it, and print the means of its methods."""
-    from .studies.study import run
+    """Measure the study of faithfulness, or resume it, and print the means of its methods.
+
+    On other clips than the record's, print how the means differ from the recorded ones.
+    """
+    from .studies import study as part
+    from .studies.replication import replicated, replication_text
 
     folder = ROOT / "results" / "study"
     print(f"Rows go to {folder}; if interrupted, the same command resumes from them.")
-    rows = run(folder, options.clips, options.workers)["methods"]
+    steps = part.STEPS if options.steps is None else options.steps
+    if options.seed not in (None, part.SEED):
+        tables = options.tables or ["methods"]
+        found = part.run(
+            folder, options.clips, options.workers, seed=options.seed, steps=steps, tables=tables
+        )
+        if "methods" in found:
+            print(replication_text(replicated(found["methods"], part.recorded("methods"))))
+        return 0
+    tables = options.tables or part.TABLES
+    measured = part.run(folder, options.clips, options.workers, steps=steps, tables=tables)
+    if "methods" not in measured:
+        return 0
+    rows = measured["methods"]
     columns = ["points", "points ±5%", "energy inside", "temporal AUC", "deletion", "insertion"]
+    columns = [name for name in columns if name in rows]
     means = rows.groupby(["data", "method"], sort=False)[columns].mean()
     print(f"\n{options.clips} clips per split\n\n{means.round(3).to_string()}\n\nRows: {folder}")
     return 0

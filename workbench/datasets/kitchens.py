@@ -247,17 +247,23 @@ def draw_arm(
 
     `size` is the hand's radius. The hand points away from the elbow.
     """
+    # Only what lies about the hand and below it is painted.
+    left = int(np.clip(min(hand[0], elbow[0]) - 2.5 * size, 0, frame.shape[1]))
+    right = int(np.clip(max(hand[0], elbow[0]) + 2.5 * size, left, frame.shape[1]))
+    top = int(np.clip(hand[1] - 2.5 * size, 0, frame.shape[0]))
+    frame = frame[top:, left:right]
+    if not frame.size:
+        return
     height, width, _ = frame.shape
     rows, columns = np.mgrid[:height, :width].astype(np.float32) + np.float32(0.5)
-    along = np.subtract(elbow, hand)
-    length = float(np.hypot(*along))
-    along_x, along_y = along / length
-    dx, dy = columns - hand[0], rows - hand[1]
+    along_x, along_y = np.subtract(elbow, hand) / np.hypot(*np.subtract(elbow, hand))
+    dx, dy = columns + left - hand[0], rows + top - hand[1]
     v = (dx * along_x + dy * along_y) / size  # down the arm
     u = (dx * along_y - dy * along_x) / size  # across it
     _darken(frame, u - 0.25, v - 0.2)
-    colour, alpha = sprite_at("hand", u, v, 1 / size)
-    frame += alpha[..., None] * (colour - frame)
+    near = max(0, min(height, int(hand[1] + 2.5 * size) - top))  # the hand, without its arm
+    colour, alpha = sprite_at("hand", u[:near], v[:near], 1 / size)
+    frame[:near] += alpha[..., None] * (colour - frame[:near])
     # The sleeve is a cylinder with a cuff: bright along its middle, and wider towards the elbow.
     across = np.abs(u) / (0.62 + 0.05 * np.maximum(v, 0))
     shade = np.sqrt(np.clip(1 - across**2, 0, 1)) * 0.6 + 0.45

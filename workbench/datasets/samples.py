@@ -31,6 +31,7 @@ import pandas as pd
 from ..clips.clip import Action, Clip
 from ..clips.reading import read_clip
 from ..clips.sampling import frame_indices
+from .hard_scenes import kitchen_scene, leaving
 from .scenes import (
     ACTIONS,
     APPEARANCES,
@@ -38,7 +39,6 @@ from .scenes import (
     DISTRACTOR_SHAPES,
     GAP,
     PHOTOGRAPHS,
-    WORKTOP,
     Actor,
     Scene,
     boxes,
@@ -63,19 +63,6 @@ CLASSES = ACTIONS
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "samples"  # in a checkout
 SPLITS = ("iid", "decorrelated", "edge", "pair")
 HARD_SPLITS = ("same", "leave", "pan", "kitchen")
-# In the kitchen each action has its thing, and some things lie on others.
-THINGS = {
-    "stir": "spoon",
-    "shake": "pan",
-    "pound": "mallet",
-    "lift": "cup",
-    "lower": "cup",
-    "rotate": "lid",
-    "open": "box",
-    "close": "box",
-}
-UNDER = {"spoon": "pot", "mallet": "board", "lid": "jar"}
-LYING_ABOUT = ("plate", "knife", "onion", "cup", "board", "pot")
 DURATION = 1.92  # seconds: 48 frames
 SHORTEST = 1.4
 FPS = 25.0
@@ -215,9 +202,10 @@ def draw_scene(
             )
         ]
     if split == "leave":
-        actors = [_leaving(rng, actor) for actor in actors]
+        actors = [leaving(rng, actor) for actor in actors]
     if split == "kitchen":
-        return _kitchen(rng, actors, duration, seed)
+        place = partial(_distractor, rng, actors)
+        return kitchen_scene(rng, actors, place, duration=duration, seed=seed)
     still = [_distractor(rng, actors) for _ in range(rng.integers(1, 4))]
     moving = [_drifter(rng, duration) for _ in range(rng.integers(0, 3))]
     sway = [(rng.uniform(0.3, 2.5), *rng.uniform(0, 2 * np.pi, 2)) for _ in range(3)]
@@ -346,62 +334,6 @@ def _actor(
         swing=swing,
         rate=float(rate),
     )
-
-
-def _kitchen(rng: np.random.Generator, actors: list[Actor], duration: float, seed: int) -> Scene:
-    """Return actors as things that a hand holds, on a worktop with other things about."""
-    acting = [_thing(rng, actor) for actor in actors]
-    under = [_thing_under(actor) for actor in acting if actor.shape in UNDER]
-    still = []
-    for shape in rng.choice(LYING_ABOUT, 3, replace=False):
-        beside = replace(_distractor(rng, actors), size=rng.uniform(0.1, 0.14))
-        angle = rng.uniform(-0.7, 0.7)
-        # Not on the tiles at the back.
-        still.append(replace(beside, shape=str(shape), y=max(0.27, beside.y), angle=angle))
-    sway = [(rng.uniform(0.3, 1.5), *rng.uniform(0, 2 * np.pi, 2)) for _ in range(3)]
-    return Scene(
-        actors=(*still, *under, *acting),
-        duration=duration,
-        photograph=f"{WORKTOP}{rng.integers(16)}",
-        corner=(rng.random(), rng.random()),
-        zoom=rng.uniform(0.8, 1.0),
-        tint=tuple(rng.uniform(0.75, 1.0) * rng.uniform(0.95, 1.05, 3)),
-        jitter=rng.uniform(0.002, 0.006),  # a head is less steady than a stand
-        flicker=rng.uniform(0, 0.04),
-        grain=rng.uniform(2, 6),
-        seed=seed,
-        sway=tuple(sway),
-    )
-
-
-def _thing(rng: np.random.Generator, actor: Actor) -> Actor:
-    """Return an actor as the thing of the kitchen that its action is done to."""
-    shape = THINGS[str(actor.action)]
-    angle = rng.uniform(-0.35, 0.35)
-    opened = float(actor.action == "close")
-    return replace(actor, shape=shape, angle=angle, opened=opened, held=True)
-
-
-def _thing_under(actor: Actor) -> Actor:
-    """Return what lies under a thing that acts: the pot in which the spoon goes around, say."""
-    lower = actor.swing - actor.size / 2 if actor.action == "stir" else 0.0
-    return replace(
-        actor,
-        shape=UNDER[actor.shape],
-        y=actor.y + lower,
-        size=0.21 if actor.action == "stir" else 0.17,
-        angle=0.0,
-        action=None,
-        held=False,
-    )
-
-
-def _leaving(rng: np.random.Generator, actor: Actor) -> Actor:
-    """Return an actor that leaves over the nearer side, within half a second of its action."""
-    right = actor.x > ASPECT / 2
-    distance = (ASPECT - actor.x if right else actor.x) + actor.size * (1.2 + GAP) + actor.swing
-    speed = distance / rng.uniform(0.35, 0.5)
-    return replace(actor, exit=(float(speed if right else -speed), 0.0))
 
 
 def _distractor(rng: np.random.Generator, actors: list[Actor]) -> Actor:

@@ -84,7 +84,7 @@ def proportion(
     share = float(values.mean())
     if 0 < share < 1:
         residuals = sums - share * rows_per_clip
-        over_clips = number / (number - 1) * float((residuals**2).sum()) / count**2
+        over_clips = float((residuals**2).sum()) / count**2
         count_alike = count / max(1.0, over_clips / (share * (1 - share) / count))
     else:  # no spread to tell how alike the values of a clip are: take them as one
         count_alike = float(number)
