@@ -37,7 +37,12 @@ def replicated(again: pd.DataFrame, record: pd.DataFrame) -> pd.DataFrame:
     same = ["data", "clip", "action", "method", "box share"]  # names are the same for every seed
     if len(again.merge(record, on=same)) > len(again) / 2:
         raise ValueError("these are the recorded clips: take another seed")
-    means = [compare(rows[~rows["method"].isin(TWINS)]).set_index(key) for rows in (again, record)]
+    means = []
+    for table in (again, record):
+        own = table[~table["method"].isin(TWINS)]
+        # These two are the clips', whatever the method.
+        own = own.drop(columns=["box share", "probability"], errors="ignore")
+        means.append(compare(own).set_index(key))
     both = means[0].join(means[1].add_suffix(" recorded"), how="inner")
     rows = []
     for place, row in both.iterrows():
