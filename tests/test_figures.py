@@ -278,7 +278,7 @@ def test_networks_speak_the_classes_of_the_data() -> None:
     for source in ("samples", "ucf101", "epic"):
         data = figures.labelled(source)
         assert set(data.index["class"]) <= set(figures.network("samples/mfnet", data).classes or [])
-    with pytest.raises(KeyError, match="samples, ucf101 and epic"):
+    with pytest.raises(KeyError, match="samples, kitchen, ucf101 and epic"):
         figures.labelled("kinetics")
 
 

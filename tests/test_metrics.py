@@ -529,3 +529,65 @@ def test_only_the_order_and_the_place_count(seed, scale, shift):
     assert temporal_variation(volume) == pytest.approx(temporal_variation(other))
     assert rank_correlation(volume, other) == pytest.approx(1)
     assert energy_inside(volume, boxes) == pytest.approx(energy_inside(scale * volume, boxes))
+
+
+def test_the_highest_peaks_are_local_maxima_in_order():
+    volume = np.zeros((16, 40, 40), np.float32)
+    volume[2, 10, 10], volume[3, 11, 10] = 3, 2.9  # one hill
+    volume[12, 30, 30] = 2
+    volume[8, 5, 35] = 1
+    assert wb.metrics.highest_peaks(volume, 2).tolist() == [[2, 10, 10], [12, 30, 30]]
+    assert wb.metrics.highest_peaks(volume, 3).tolist()[2] == [8, 5, 35]
+    near = wb.metrics.highest_peaks(volume, 2, apart=0.02)
+    assert near.tolist() == [[2, 10, 10], [12, 30, 30]]  # a neighbour in space and time is no peak
+    assert len(wb.metrics.highest_peaks(np.ones((4, 8, 8)), 2)) == 0
+    plateau = np.zeros((8, 16, 16))
+    plateau[2:4, 3:6, 3:6] = 1
+    assert wb.metrics.highest_peaks(plateau, 2)[0].tolist() == [2, 3, 3]
+    assert (wb.metrics.highest_peaks(plateau, 2)[1:] != [3, 5, 5]).any(1).all()
+    with pytest.raises(ValueError, match="at least one peak"):
+        wb.metrics.highest_peaks(volume, 0)
+
+
+def test_wilsons_interval_is_that_of_scipy_and_has_a_width_at_one():
+    from scipy.stats import binomtest
+
+    for hits, number in ((98, 100), (3, 40), (100, 100), (0, 25)):
+        values = np.arange(number) < hits
+        ours = wb.metrics.proportion(values)
+        theirs = binomtest(hits, number).proportion_ci(method="wilson")
+        assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+        assert ours.mean == hits / number
+    # Two values of each clip that always agree count as one.
+    twice = wb.metrics.proportion(np.repeat(np.arange(100) < 90, 2), np.repeat(np.arange(100), 2))
+    once = wb.metrics.proportion(np.arange(100) < 90)
+    assert twice.low == pytest.approx(once.low, abs=2e-3)
+    assert twice.high == pytest.approx(once.high, abs=2e-3)
+    with pytest.raises(ValueError, match="hits and misses"):
+        wb.metrics.proportion(np.array([0.5, 1.0]))
+
+
+def test_intervals_hold_what_they_say_near_one():
+    """The bootstrap's interval of a share near 1 is too narrow; Wilson's holds it as often as said."""
+    rng = np.random.default_rng(0)
+    held = {"bootstrap": 0, "proportion": 0, "difference": 0}
+    truth = 0.995
+    for _ in range(300):
+        one, other = rng.random(200) < truth, rng.random(100) < truth
+        simple = wb.metrics.bootstrap(one.astype(float), draws=200)
+        wilson = wb.metrics.proportion(one)
+        gap = wb.metrics.difference(wilson, wb.metrics.proportion(other))
+        held["bootstrap"] += simple.low <= truth <= simple.high
+        held["proportion"] += wilson.low <= truth <= wilson.high
+        held["difference"] += gap.low <= 0 <= gap.high
+    assert held["bootstrap"] < 0.8 * 300
+    assert held["proportion"] > 0.9 * 300
+    assert held["difference"] > 0.93 * 300
+
+
+def test_the_interval_of_a_difference_adds_distances_in_squares():
+    one, other = wb.metrics.Interval(0.9, 0.8, 0.94), wb.metrics.Interval(0.5, 0.42, 0.6)
+    gap = wb.metrics.difference(one, other)
+    assert gap.mean == pytest.approx(0.4)
+    assert gap.low == pytest.approx(0.4 - np.hypot(0.1, 0.1))
+    assert gap.high == pytest.approx(0.4 + np.hypot(0.04, 0.08))

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import layouts
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 import workbench as wb
+from workbench import __main__ as command
 from workbench.studies.notebooks import run_notebook
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -71,3 +74,23 @@ def test_notebook_runs_on_the_data_sets_themselves(name: str, on_disk: Path) -> 
     run_notebook(on_disk / "notebooks" / f"{name}.ipynb", timeout=240)
     if name.startswith("figure"):
         assert (on_disk / "results" / "figures" / f"{name}.png").stat().st_size > 10_000
+
+
+def test_the_fine_tuning_command_runs_at_full_size(
+    on_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """MFNet-3D as published, 16x224x224, from a checkpoint with Kinetics' 400 classes."""
+    monkeypatch.setattr(command, "ROOT", tmp_path)
+    kinetics = layouts.write_mfnet(tmp_path / "kinetics.pth", 400)
+    options = ["--checkpoint", str(kinetics), "--epochs", "1", "--batch", "2", "--clips", "2"]
+    assert command.main(["fine-tune", "ucf101", *options]) == 0
+    assert "top-5" in capsys.readouterr().out
+    written = tmp_path / "results" / "ucf101"
+    classes = wb.ucf101(wb.find_data("ucf101"), subset="test").classes
+    tuned = wb.load_model("mfnet3d", checkpoint=written / "mfnet3d.pth", classes=classes)
+    predicted = pd.read_csv(written / "predictions.csv")
+    assert set(predicted["clip"]) == {name.split("/")[1] for name in layouts.TEST}
+    # Two of the classes were learnt, and both steps and their checkpoint are those of the command.
+    assert tuned.module.classifier.out_features == 101
+    before = torch.load(kinetics, weights_only=True)["state_dict"]["module.conv1.conv.weight"]
+    assert not torch.equal(before, tuned.module.state_dict()["conv1.conv.weight"].cpu())

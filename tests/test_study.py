@@ -10,6 +10,7 @@ import torch
 
 import workbench as wb
 from workbench.studies import charts, evaluation, study
+from workbench.studies.replication import replicated, replication_text
 
 matplotlib.use("agg")
 
@@ -24,6 +25,8 @@ def test_parts_cover_every_clip_of_every_split_once():
         ("shares", 2, 25),
         ("movement", 4, 25),
         ("controls", 4, 6),
+        ("steps", 4, 6),
+        ("hard", 4, 25),
     ):
         mine = [part for part in parts if part.what == what]
         clips = [name for part in mine for name in part.data.index.index]
@@ -111,7 +114,7 @@ def test_heights_of_tube_and_object(direction, expected):
 def test_what_is_measured_already_is_not_measured_again(tmp_path, monkeypatch):
     done, missing = study.Part("methods", "edge", 0, 2), study.Part("methods", "pair", 0, 2)
     others = [study.Part(what, "edge", 0, 2) for what in study.TABLES[1:]]
-    monkeypatch.setattr(study, "parts", lambda clips: [done, missing, *others])
+    monkeypatch.setattr(study, "parts", lambda clips, **_: [done, missing, *others])
     kept = pd.DataFrame(
         {"data": ["samples, edge"], "clip": ["kept"], "method": ["kept"], "deletion": [0.5]}
     )
@@ -168,3 +171,59 @@ def test_curves_have_a_panel_a_metric_and_a_band_a_data_set(means):
     assert [ax.get_title() for ax in figure.axes] == ["deletion", "share"]
     assert len(figure.axes[0].collections) == 2
     assert figure.axes[0].get_xscale() == "log"
+
+
+def measured(seed: int, shift: float = 0.0) -> pd.DataFrame:
+    """Return a table of two methods on 60 clips, as `faithfulness` does."""
+    rng = np.random.default_rng(seed)
+    rows = pd.DataFrame({"data": "samples, pair", "clip": [f"c{n}" for n in range(60)]})
+    tables = []
+    for method, share in (("MFNet tube", 0.95), ("random order", 0.1), ("MFNet, LayerCAM", 0.9)):
+        values = {
+            "points": rng.random(60) < share,
+            "energy inside": rng.normal(share + shift, 0.1, 60),
+            "box share": rng.random(60),
+        }
+        tables.append(rows.assign(action=0, method=method, **{"class": "lift"}, **values))
+    return pd.concat(tables, ignore_index=True)
+
+
+def test_a_mean_replicates_if_the_interval_of_the_difference_holds_zero():
+    apart = pd.concat(
+        [replicated(measured(seed), measured(100 + seed))["apart"] for seed in range(40)]
+    )
+    assert len(apart) == 40 * 2 * 2  # LayerCAM is τ = 0 by another name
+    assert 0.01 < apart.mean() < 0.1
+    shifted = replicated(measured(1, shift=0.1), measured(2))
+    moved = shifted[shifted["metric"] == "energy inside"]
+    assert moved["apart"].all()
+    assert (moved["low"] > 0).all()
+    text = replication_text(shifted)
+    assert "of 4 differences exclude 0" in text
+    assert "energy inside" in text
+
+
+def test_the_record_does_not_replicate_itself():
+    table = measured(3)
+    with pytest.raises(ValueError, match="another seed"):
+        replicated(table.iloc[:40], table)
+
+
+def test_without_steps_curves_are_left_out():
+    part = study.Part("methods", "leave", 0, 1, seed=4, steps=0)
+    assert part.name == "methods-leave-00000-of-1-seed-4-steps-0.csv"
+    assert {p.seed for p in study.parts(8, seed=4, steps=0, tables=["methods"])} == {4}
+
+
+@pytest.mark.slow
+def test_hard_clips_are_measured_with_their_controls():
+    table = study.measure(study.Part("hard", "same", 0, 1))
+    assert set(table["method"]) == {
+        "MFNet tube", "class-blind", "absent class", "frame difference", "centre Gaussian",
+        "fresh weights 0",
+    }  # fmt: skip
+    tube = table[table["method"] == "MFNet tube"]
+    assert len(tube) == 2  # two actions of one class
+    assert tube["points ±5%"].sum() <= 1  # one voxel is the largest
+    assert (table["found ±5%"] >= table["points ±5%"]).all()
+    assert table["correct"].nunique() == 1

@@ -214,6 +214,15 @@ def _add_study(commands: Commands) -> None:
     )
     parser.add_argument("--clips", type=int, default=200, help="clips per split (default: 200)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument(
+        "--seed", type=int, help="of other clips, to see whether the record replicates"
+    )
+    parser.add_argument(
+        "--steps", type=int, help="of deletion and insertion; 0 leaves them out (default: 8)"
+    )
+    parser.add_argument(
+        "--tables", nargs="+", help="only these (default: all; methods with --seed)"
+    )
     parser.set_defaults(run=study)
     parser = commands.add_parser(
         "study-attributions", help="methods of attribution on sample pairs; takes an hour"
@@ -223,13 +232,31 @@ def _add_study(commands: Commands) -> None:
 
 
 def study(options: argparse.Namespace) -> int:
-    """Measure the study of faithfulness, or resume it, and print the means of its methods."""
-    from .studies.study import run
+    """Measure the study of faithfulness, or resume it, and print the means of its methods.
+
+    On other clips than the record's, print how the means differ from the recorded ones.
+    """
+    from .studies import study as part
+    from .studies.replication import replicated, replication_text
 
     folder = ROOT / "results" / "study"
     print(f"Rows go to {folder}; if interrupted, the same command resumes from them.")
-    rows = run(folder, options.clips, options.workers)["methods"]
+    steps = part.STEPS if options.steps is None else options.steps
+    if options.seed not in (None, part.SEED):
+        tables = options.tables or ["methods"]
+        found = part.run(
+            folder, options.clips, options.workers, seed=options.seed, steps=steps, tables=tables
+        )
+        if "methods" in found:
+            print(replication_text(replicated(found["methods"], part.recorded("methods"))))
+        return 0
+    tables = options.tables or part.TABLES
+    measured = part.run(folder, options.clips, options.workers, steps=steps, tables=tables)
+    if "methods" not in measured:
+        return 0
+    rows = measured["methods"]
     columns = ["points", "points ±5%", "energy inside", "temporal AUC", "deletion", "insertion"]
+    columns = [name for name in columns if name in rows]
     means = rows.groupby(["data", "method"], sort=False)[columns].mean()
     print(f"\n{options.clips} clips per split\n\n{means.round(3).to_string()}\n\nRows: {folder}")
     return 0
@@ -274,10 +301,19 @@ def check_data(options: argparse.Namespace) -> int:
 
 def _add_fine_tune(commands: Commands) -> None:
     parser = commands.add_parser(
-        "fine-tune", help="make the checkpoint of the figures: MFNet-3D on UCF-101 or EPIC's verbs"
+        "fine-tune",
+        help="make the figures' checkpoints from MFNet-3D, or a TSN for verbs and nouns",
     )
     parser.add_argument("data", choices=("ucf101", "epic-kitchens"))
-    parser.add_argument("--checkpoint", required=True, help="MFNet-3D trained on Kinetics")
+    parser.add_argument(
+        "--network",
+        default="mfnet3d",
+        help="mfnet3d (default), or tsn/resnet50 for EPIC's verbs and nouns together",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        help="to start from: MFNet-3D trained on Kinetics; a TSN may start from ImageNet's weights",
+    )
     parser.add_argument("--epochs", type=int, default=20, help="(default: 20)")
     parser.add_argument("--batch", type=int, default=16, help="clips in a step (default: 16)")
     parser.add_argument("--clips", type=int, default=10, help="windows per test clip (default: 10)")
@@ -285,26 +321,36 @@ def _add_fine_tune(commands: Commands) -> None:
 
 
 def fine_tune(options: argparse.Namespace) -> int:
-    """Fine-tune MFNet-3D, or resume it, test it, and write to results/ucf101 or epic_kitchens."""
+    """Fine-tune a network, or resume it, test it, and write to results/ucf101 or epic_kitchens."""
     from .datasets.places import find_data
     from .models.zoo import load_model
-    from .studies import recipes
+    from .studies import joint_recipe, recipes
 
+    deep = options.network == "mfnet3d"
+    problem = None
     if not find_data(options.data).real:
-        print(f"fine-tune: no {options.data} here; data/README.md says how", file=sys.stderr)
+        problem = f"no {options.data} here; data/README.md says how"
+    elif deep and options.checkpoint is None:
+        problem = "mfnet3d starts from a checkpoint: --checkpoint MFNet3D_Kinetics-400.pth"
+    elif not deep and options.data != "epic-kitchens":
+        problem = f"verbs and nouns are epic-kitchens', got {options.data}"
+    if problem:
+        print(f"fine-tune: {problem}", file=sys.stderr)
         return 1
     output = ROOT / "results" / options.data.replace("-", "_")
+    settings = {"epochs": options.epochs, "batch": options.batch}
+    result: Any
     try:
-        model = load_model("mfnet3d", checkpoint=options.checkpoint)
-        result = recipes.train_and_test(
-            model,
-            recipes.parts_of(options.data),
-            output,
-            clips=options.clips,
-            epochs=options.epochs,
-            batch=options.batch,
-        )
-    except (OSError, ValueError) as error:
+        parts = recipes.parts_of(options.data)
+        if deep:
+            model = load_model("mfnet3d", checkpoint=options.checkpoint)
+            result = recipes.train_and_test(model, parts, output, clips=options.clips, **settings)
+        else:
+            labels = joint_recipe.nouns()
+            classes = {"verb": parts[0].classes, "noun": labels.classes}
+            model = joint_recipe.two_headed_tsn(options.network, classes, options.checkpoint)
+            result = joint_recipe.train_tsn(model, parts, labels, output, **settings)
+    except (KeyError, OSError, ValueError) as error:
         print(f"fine-tune: {error}", file=sys.stderr)
         return 1
     print(f"\n{result.round(3).to_string()}\n\nCheckpoint and tables: {output}")

@@ -10,6 +10,12 @@ Splits of `dataset`:
     decorrelated: appearance says nothing about the class.
     edge: decorrelated; short actions at the very beginning or the very end.
     pair: two objects do two different actions, at different times and places; both are annotated.
+
+Harder splits, which no shipped network was trained on (`HARD_SPLITS`):
+    same: as pair, but both objects do the same action; a class has two places and two times.
+    leave: decorrelated; after its action the object leaves the picture, faster than it acted.
+    pan: decorrelated, seen by a camera that turns, so everything moves.
+    kitchen: seen from a cook's head; a hand comes from below and does something to a thing.
 """
 
 from __future__ import annotations
@@ -25,6 +31,7 @@ import pandas as pd
 from ..clips.clip import Action, Clip
 from ..clips.reading import read_clip
 from ..clips.sampling import frame_indices
+from .hard_scenes import kitchen_scene, leaving
 from .scenes import (
     ACTIONS,
     APPEARANCES,
@@ -43,6 +50,7 @@ __all__ = [
     "CLASSES",
     "DURATION",
     "FOLDER",
+    "HARD_SPLITS",
     "SPLITS",
     "TRAINING_SEEDS",
     "dataset",
@@ -54,10 +62,13 @@ __all__ = [
 CLASSES = ACTIONS
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "samples"  # in a checkout
 SPLITS = ("iid", "decorrelated", "edge", "pair")
+HARD_SPLITS = ("same", "leave", "pan", "kitchen")
 DURATION = 1.92  # seconds: 48 frames
 SHORTEST = 1.4
 FPS = 25.0
 AGREEMENT = 0.8  # share of iid clips in which the appearance goes with the class
+# The position of a split here is part of its clips' seeds.
+_ALL_SPLITS = (*SPLITS, *HARD_SPLITS)
 # Seeds from here on are for training; everything that is measured lies below.
 TRAINING_SEEDS = 1 << 40
 
@@ -76,14 +87,14 @@ def make_clip(
     Args:
         label: one of `CLASSES`; for the pair split the action of the earlier object.
         seed: any non-negative integer.
-        split: one of `SPLITS`.
+        split: one of `SPLITS` or `HARD_SPLITS`.
         size: height and width in pixels; another aspect than 4:3 squashes the picture.
         fps: frames per second.
         duration: seconds, at least `SHORTEST`: an action takes up to 1.2.
 
     Returns:
         A `Clip` with `.boxes` (T, 4) of the acting object, `.action` (start, stop) in seconds, and
-        all actions in `.actions`: two, in order of time, for the pair split.
+        all actions in `.actions`: two, in order of time, for pair and same.
 
     Raises:
         KeyError: no such class or split.
@@ -104,18 +115,17 @@ def dataset(split: str = "decorrelated", size: int = 400, seed: int = 0) -> Data
     """Return a `Dataset` of `size` procedural clips, classes in equal numbers, drawn when read.
 
     The index holds class, seed, interval (seconds) and appearance of each clip, without drawing it;
-    for the pair split also the second object's. Raises KeyError for an unknown split, ValueError
+    for pair and same also the second object's. Raises KeyError for an unknown split, ValueError
     for size < 1.
     """
-    if split not in SPLITS:
-        raise KeyError(f"no split {split!r}; there are {', '.join(SPLITS)}")
+    _check_split(split)
     if size < 1:
         raise ValueError(f"size: expected at least one clip, got {size}")
     rows = []
     for number in range(size):
         label = CLASSES[number % len(CLASSES)]
         clip_seed = int(
-            np.random.SeedSequence([seed, SPLITS.index(split), number]).generate_state(1)[0]
+            np.random.SeedSequence([seed, _ALL_SPLITS.index(split), number]).generate_state(1)[0]
         )
         acting = draw_scene(label, clip_seed, split).acting
         row = {
@@ -176,24 +186,30 @@ def draw_scene(
     """Return the scene of `make_clip`: every random choice, and no pixel yet."""
     if label not in CLASSES:
         raise KeyError(f"no class {label!r}; there are {', '.join(CLASSES)}")
-    if split not in SPLITS:
-        raise KeyError(f"no split {split!r}; there are {', '.join(SPLITS)}")
+    _check_split(split)
     rng = np.random.default_rng([seed, zlib.crc32(f"{label}/{split}".encode())])
-    if split == "pair":
-        actors = _pair(rng, label, duration)
+    if split in ("pair", "same"):
+        actors = _pair(rng, label, duration, same=split == "same")
     else:
+        across = (0.32, 0.68) if split == "pan" else (0.2, 0.8)
         actors = [
             _actor(
                 rng,
                 label,
                 *_interval(rng, split, duration),
                 appearance=_appearance(rng, label, split),
+                across=across,
             )
         ]
+    if split == "leave":
+        actors = [leaving(rng, actor) for actor in actors]
+    if split == "kitchen":
+        place = partial(_distractor, rng, actors)
+        return kitchen_scene(rng, actors, place, duration=duration, seed=seed)
     still = [_distractor(rng, actors) for _ in range(rng.integers(1, 4))]
     moving = [_drifter(rng, duration) for _ in range(rng.integers(0, 3))]
     sway = [(rng.uniform(0.3, 2.5), *rng.uniform(0, 2 * np.pi, 2)) for _ in range(3)]
-    return Scene(
+    scene = Scene(
         actors=(*still, *moving, *actors),
         duration=duration,
         photograph=str(rng.choice(PHOTOGRAPHS)),
@@ -206,6 +222,16 @@ def draw_scene(
         seed=seed,
         sway=tuple(sway),
     )
+    if split == "pan":
+        speed = np.array([rng.uniform(0.12, 0.25), rng.uniform(0, 0.06)])
+        pan_x, pan_y = (speed * rng.choice([-1, 1], 2)).tolist()
+        scene = replace(scene, pan=(pan_x, pan_y))
+    return scene
+
+
+def _check_split(split: str) -> None:
+    if split not in _ALL_SPLITS:
+        raise KeyError(f"no split {split!r}; there are {', '.join(_ALL_SPLITS)}")
 
 
 def _annotated(clip: Clip, scene: Scene) -> Clip:
@@ -228,6 +254,9 @@ def _interval(rng: np.random.Generator, split: str, duration: float) -> tuple[fl
     if split == "edge":
         span = rng.uniform(0.5, 0.75)
         return (0.0, span) if rng.random() < 0.5 else (duration - span, duration)
+    if split == "leave":  # in time for the object to be gone for some of the clip
+        start = rng.uniform(0.05, 0.2)
+        return start, start + rng.uniform(0.6, 0.85)
     span = rng.uniform(0.7, 1.2)
     start = rng.uniform(0.05, duration - span - 0.05)
     return start, start + span
@@ -239,9 +268,10 @@ def _appearance(rng: np.random.Generator, label: str, split: str) -> int:
     return int(rng.integers(len(APPEARANCES)))
 
 
-def _pair(rng: np.random.Generator, label: str, duration: float) -> list[Actor]:
+def _pair(rng: np.random.Generator, label: str, duration: float, *, same: bool) -> list[Actor]:
     """Two actors, one left and one right, one after the other; the first does `label`."""
     other = str(rng.choice([name for name in CLASSES if name != label]))
+    other = label if same else other
     middle = duration / 2 + rng.uniform(-0.08, 0.08)
     first = (rng.uniform(0.0, 0.15), middle - rng.uniform(0.02, 0.12))
     second = (middle + rng.uniform(0.02, 0.12), duration - rng.uniform(0.0, 0.15))

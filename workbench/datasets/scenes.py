@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..clips.clip import Action, Clip
+from .kitchens import GRIPS, KITCHEN_THINGS, REACH, draw_arm, sprite_alpha, sprite_at, worktop
 
 __all__ = ["ACTIONS", "APPEARANCES", "ASPECT", "Actor", "Scene", "render"]
 
@@ -43,6 +44,8 @@ PHOTOGRAPHS = (
     "camera",
     "rocket",
 )
+WORKTOP = "worktop "
+REACHING = 0.35  # seconds that a hand takes to come, and to go
 GAP = 0.55  # how far each half of an opened object stands off, in radii
 
 
@@ -51,8 +54,9 @@ class Actor:
     """An object: what it looks like, where it rests, and what it does when.
 
     `action` is None for a distractor. `drift` moves it at constant velocity (x, y per second)
-    throughout. `size` is the radius; `swing` the reach of the motion; `rate` cycles or turns per
-    second, signed.
+    throughout, `exit` from `stop` on. `size` is the radius; `swing` the reach of the motion; `rate`
+    cycles or turns per second, signed. `shape` may be a thing of `kitchens`; if `held`, a hand
+    reaches in from below while it acts.
     """
 
     shape: str
@@ -69,11 +73,17 @@ class Actor:
     swing: float = 0.0
     rate: float = 0.0
     drift: tuple[float, float] = (0.0, 0.0)
+    exit: tuple[float, float] = (0.0, 0.0)
+    held: bool = False
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Actors before a photograph, seen by an unsteady camera. `actors` are drawn in order."""
+    """Actors before a photograph, seen by an unsteady camera. `actors` are drawn in order.
+
+    `photograph` names one of scikit-image's, or "worktop" and a seed a drawn kitchen.
+    `pan` is the velocity (x, y per second) at which all of it passes by; it is centred halfway.
+    """
 
     actors: tuple[Actor, ...]
     duration: float
@@ -86,6 +96,7 @@ class Scene:
     grain: float = 0.0
     seed: int = 0
     sway: tuple[tuple[float, float, float], ...] = field(default=())
+    pan: tuple[float, float] = (0.0, 0.0)
 
     @property
     def acting(self) -> tuple[Actor, ...]:
@@ -100,8 +111,9 @@ def pose(actor: Actor, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
     progress = inside / span
     smooth = progress * progress * (3 - 2 * progress)
     cycle = 2 * np.pi * actor.rate * inside
-    x = actor.x + actor.drift[0] * times
-    y = actor.y + actor.drift[1] * times
+    gone = np.maximum(times - actor.stop, 0)  # seconds since the action
+    x = actor.x + actor.drift[0] * times + actor.exit[0] * gone
+    y = actor.y + actor.drift[1] * times + actor.exit[1] * gone
     angle = np.full_like(times, actor.angle)
     opened = np.full_like(times, actor.opened)
     if actor.action == "stir":
@@ -121,7 +133,10 @@ def pose(actor: Actor, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def boxes(actor: Actor, scene: Scene, times: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return (T, 4) float32 boxes (x0, y0, x1, y1) around an actor, in pixels of `size`."""
+    """Return (T, 4) float32 boxes (x0, y0, x1, y1) around an actor, in pixels of `size`.
+
+    They are NaN in frames that the actor is out of.
+    """
     x, y, angle, opened = pose(actor, times)
     sway_x, sway_y = _camera(scene, times)
     u, v = _outline(actor.shape)
@@ -135,7 +150,9 @@ def boxes(actor: Actor, scene: Scene, times: np.ndarray, size: tuple[int, int]) 
     height, width = size
     edges = np.stack([turned_x.min(1), turned_y.min(1), turned_x.max(1), turned_y.max(1)], axis=1)
     pixels = edges * np.array([width / ASPECT, height] * 2)
-    return np.clip(pixels, 0, np.array([width, height] * 2)).astype(np.float32)
+    within = np.clip(pixels, 0, np.array([width, height] * 2)).astype(np.float32)
+    within[(within[:, 0] >= within[:, 2]) | (within[:, 1] >= within[:, 3])] = np.nan
+    return within
 
 
 def render(
@@ -151,6 +168,8 @@ def render(
     canvas = _background(scene, times, size)
     for actor in scene.actors:
         _draw(canvas, actor, scene, times)
+        if actor.held:
+            _draw_hand(canvas, actor, scene, times)
     # The grain is that of a 240-line sensor: a coarser picture averages it.
     sigma = np.float32(scene.grain * min(1.0, size[0] / 240))
     for frame, number in zip(canvas, indices):
@@ -167,8 +186,9 @@ def render(
 
 
 def _camera(scene: Scene, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the unsteady camera's offset in x and y, each (T,): a few incommensurable sines."""
-    x, y = np.zeros_like(times), np.zeros_like(times)
+    """Return the camera's offset in x and y, each (T,): its pan, and incommensurable sines."""
+    before = times - scene.duration / 2
+    x, y = scene.pan[0] * before, scene.pan[1] * before
     for rate, phase_x, phase_y in scene.sway:
         x = x + scene.jitter * np.sin(2 * np.pi * rate * times + phase_x)
         y = y + scene.jitter * np.sin(2 * np.pi * rate * times + phase_y)
@@ -177,6 +197,8 @@ def _camera(scene: Scene, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=32)
 def _photograph(name: str) -> Image.Image:
+    if name.startswith(WORKTOP):
+        return worktop(int(name.removeprefix(WORKTOP)))
     import skimage.data
 
     return Image.fromarray(getattr(skimage.data, name)()).convert("RGB")
@@ -187,6 +209,7 @@ def _background(scene: Scene, times: np.ndarray, size: tuple[int, int]) -> np.nd
     height, width = size
     picture = _photograph(scene.photograph)
     margin = 3 * scene.jitter * len(scene.sway) + 0.01
+    margin += max(map(abs, scene.pan)) * scene.duration / 2
     pad_y = int(np.ceil(margin * height)) + 1
     pad_x = int(np.ceil(margin * width / ASPECT)) + 1
     tall = scene.zoom * min(picture.height, picture.width / ASPECT)
@@ -221,7 +244,8 @@ def _draw(canvas: np.ndarray, actor: Actor, scene: Scene, times: np.ndarray) -> 
     x, y, angle, opened = pose(actor, times)
     sway_x, sway_y = _camera(scene, times)
     centre_x, centre_y = (x + sway_x) * scale_x, (y + sway_y) * scale_y
-    reach = actor.size * (1.15 + GAP * float(opened.max()))
+    radius = REACH if actor.shape in KITCHEN_THINGS else 1.15
+    reach = actor.size * (radius + GAP * float(opened.max()))
     half_y, half_x = int(reach * scale_y) + 2, int(reach * scale_x) + 2
     corner_y, corner_x = (
         np.floor(centre_y).astype(int) - half_y,
@@ -248,11 +272,41 @@ def _draw(canvas: np.ndarray, actor: Actor, scene: Scene, times: np.ndarray) -> 
         view += alpha * (colour - view)
 
 
+def _draw_hand(canvas: np.ndarray, actor: Actor, scene: Scene, times: np.ndarray) -> None:
+    """Paint the hand that holds an actor: it comes from below before the action, and goes after."""
+    _, height, width, _ = canvas.shape
+    scale = np.array([width / ASPECT, height])
+    x, y, angle, _ = pose(actor, times)
+    grip_u, grip_v = np.multiply(GRIPS[actor.shape], actor.size)
+    # A wrist turns a lid to and fro; everything else is held firmly.
+    turn = angle if actor.action != "rotate" else actor.angle + 0.5 * np.sin(angle - actor.angle)
+    hand_x = x + grip_u * np.cos(turn) - grip_v * np.sin(turn)
+    hand_y = y + grip_u * np.sin(turn) + grip_v * np.cos(turn)
+    elbow_x = actor.x + 0.25 * (ASPECT / 2 - actor.x) + 0.1
+    sway_x, sway_y = _camera(scene, times)
+    away = np.maximum(actor.start - times, times - actor.stop) / REACHING
+    back = np.clip(away, 0, 1) ** 2 * (3 - 2 * np.clip(away, 0, 1))
+    for number, frame in enumerate(canvas):
+        if back[number] == 1:
+            continue
+        hand = np.array([hand_x[number] + sway_x[number], hand_y[number] + sway_y[number]])
+        elbow = np.array([elbow_x, 1.6])
+        drawn_back = (elbow - hand) / np.hypot(*(elbow - hand)) * 1.3 * back[number]
+        draw_arm(
+            frame,
+            tuple((hand + drawn_back) * scale),
+            tuple((elbow + drawn_back) * scale),
+            0.085 * scale[1],
+        )
+
+
 def _paint(
     actor: Actor, u: np.ndarray, v: np.ndarray, opened: np.ndarray, pixel: np.float32
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return colour (T, P, P, 3) and coverage (T, P, P) of an object in its own coordinates."""
     gap = GAP * opened[:, None, None]
+    if actor.shape in KITCHEN_THINGS:
+        return _paint_thing(actor.shape, u, v, gap, float(pixel))
     body = np.maximum(_distance(actor.shape, np.abs(u) - gap, v), gap - np.abs(u))
     # Between the halves of an opened object one sees its dark inside.
     inside = np.maximum(np.abs(u) - gap, np.abs(v) - 0.55)
@@ -264,6 +318,19 @@ def _paint(
     colour = np.asarray(actor.colour, dtype=np.float32)
     paint = np.where(cover_body[..., None] > 0, shade[..., None] * colour, np.float32(24))
     return paint, np.maximum(cover_body, cover_inside)
+
+
+def _paint_thing(
+    name: str, u: np.ndarray, v: np.ndarray, gap: np.ndarray, pixel: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return colour and coverage of a thing of the kitchen, with the shadow that it casts."""
+    colour, cover = sprite_at(name, u - np.sign(u) * gap, v, pixel)
+    cover = cover * (np.abs(u) >= gap)
+    inside = (np.abs(u) < gap) & (np.abs(v) < 0.75)
+    shadow = 0.35 * sprite_at(name, u - np.sign(u) * gap - 0.1, v - 0.12, 0.08)[1]
+    total = np.where(inside, 1, cover + (1 - cover) * shadow).astype(np.float32)
+    part = np.where(inside, 0, cover / np.maximum(total, 1e-6))[..., None]
+    return part * colour + (1 - part) * np.float32(16), total
 
 
 def _texture(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -311,6 +378,11 @@ def _distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 def _outline(shape: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the points (K,), (K,) of a fine grid that lie within a shape."""
     axis = np.linspace(-1.2, 1.2, 91)
+    if shape in KITCHEN_THINGS:
+        axis = axis * REACH / 1.2
     u, v = (grid.ravel() for grid in np.meshgrid(axis, axis))
-    within = _distance(shape, np.abs(u), v) < 0
+    if shape in KITCHEN_THINGS:
+        within = sprite_alpha(shape, u, v) > 0.5
+    else:
+        within = _distance(shape, np.abs(u), v) < 0
     return u[within], v[within]

@@ -7,8 +7,8 @@ instead.
 
 from .agreement import rank_correlation, structural_similarity
 from .baseline_volumes import centre_gaussian, frame_difference
-from .confidence import Interval, bootstrap
-from .localisation import energy_inside, pointing_game, share_inside
+from .confidence import Interval, bootstrap, difference, proportion
+from .localisation import energy_inside, highest_peaks, pointing_game, share_inside
 from .perturbation import Curve, Score, deletion, insertion, random_order, replacement
 from .temporal import temporal_auc, temporal_iou, temporal_variation
 
@@ -19,10 +19,13 @@ __all__ = [
     "bootstrap",
     "centre_gaussian",
     "deletion",
+    "difference",
     "energy_inside",
     "frame_difference",
+    "highest_peaks",
     "insertion",
     "pointing_game",
+    "proportion",
     "random_order",
     "rank_correlation",
     "replacement",

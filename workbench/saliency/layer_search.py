@@ -117,9 +117,10 @@ def layers_with_place(model: VideoModel, x: torch.Tensor, count: int) -> list[st
 
 
 def proved_head(model: VideoModel) -> str | None:
-    """Return the dotted name of a head that was proved for a model, if any was."""
+    """Return the dotted name of a head that was proved for a model's output, if any was."""
     for known in _REMEMBERED.get(model, {}).values():
-        for choice in known.choices.values():
+        own = known.choices.get(model.output or "")
+        for choice in known.choices.values() if own is None else (own,):
             if len(choice.heads) == 1:
                 return choice.head
     return None

@@ -14,9 +14,10 @@ from tqdm.auto import tqdm
 from ..clips.clip import Clip
 from ..clips.errors import ClipError
 from ..datasets.table import Dataset
+from ..metrics.arrays import as_region
 from ..metrics.baseline_volumes import centre_gaussian, frame_difference
-from ..metrics.confidence import bootstrap
-from ..metrics.localisation import energy_inside, pointing_game, share_inside
+from ..metrics.confidence import bootstrap, proportion
+from ..metrics.localisation import energy_inside, highest_peaks, pointing_game, share_inside
 from ..metrics.perturbation import (
     STEPS,
     Score,
@@ -217,7 +218,8 @@ def faithfulness(
         A DataFrame, a row per clip, action and method: `data`, `clip`, `action` (its number in the
             clip),
         `class`, `method`; `points` (the largest voxel is in the action's box in its interval),
-        `points in space` (among the interval's frames), `points in time`, each also as `… ±5%`, box
+        `points in space` (among the interval's frames), `points in time`, and `found` (one of the
+        highest peaks, as many as the clip has actions of the class), each also as `… ±5%`, box
         and interval grown by `TOLERANCE`; `energy inside`, and `box share`, which it is by chance;
         `temporal IoU`, `temporal AUC` (NaN if the interval is the whole clip), `temporal
         variation`; and with a score `probability`, and the areas `deletion` and `insertion`.
@@ -285,6 +287,7 @@ def _localisation(volume: np.ndarray, clip: Clip, *, number: int) -> dict[str, o
         row[f"points{suffix}"] = pointing_game(volume, boxes, tolerance)
         row[f"points in space{suffix}"] = pointing_game(volume, boxes, tolerance, axes="space")
         row[f"points in time{suffix}"] = pointing_game(volume, boxes, tolerance, axes="time")
+        row[f"found{suffix}"] = _found(volume, clip, boxes, number=number, tolerance=tolerance)
     row["energy inside"] = energy_inside(volume, strict)
     row["box share"] = share_inside(strict, (len(clip), *clip.size))
     row["temporal IoU"] = temporal_iou(volume, interval, clip.times)
@@ -292,6 +295,16 @@ def _localisation(volume: np.ndarray, clip: Clip, *, number: int) -> dict[str, o
     row["temporal AUC"] = np.nan if fills_clip else temporal_auc(volume, interval, clip.times)
     row["temporal variation"] = temporal_variation(volume)
     return row
+
+
+def _found(
+    volume: np.ndarray, clip: Clip, boxes: np.ndarray, *, number: int, tolerance: float
+) -> bool:
+    """Tell whether one of the highest peaks, as many as the class has actions, is in the boxes."""
+    labels = [action.label for action in clip.actions]
+    region, _ = as_region(boxes, volume.shape, tolerance)
+    peaks = highest_peaks(volume, labels.count(labels[number]))
+    return bool(region[tuple(peaks.T)].any())
 
 
 def _perturbation(
@@ -352,12 +365,14 @@ def compare(
 ) -> pd.DataFrame:
     """Return the mean of every metric of a `faithfulness` table, with intervals over clips.
 
+    Shares of hits (bool columns) have Wilson's interval, all other means that of the bootstrap.
+
     Args:
         rows: the table, possibly of several data sets and parts concatenated.
         against: a method. The means are then of the others' differences from it on the same
             actions; an interval that excludes 0 means that they differ.
         by: the columns that define a group.
-        level, seed: of the intervals, as in `wb.metrics.bootstrap`.
+        level, seed: of the intervals, as in `wb.metrics.bootstrap` and `wb.metrics.proportion`.
 
     Returns:
         A DataFrame, a row per group and metric: the columns `by`, `metric`, `mean`, `low`, `high`,
@@ -379,9 +394,12 @@ def compare(
             valid = part[part[metric].notna()]
             if valid.empty:
                 continue
-            values = valid[metric].to_numpy(dtype=np.float64)
             clips = (valid["data"].astype(str) + "/" + valid["clip"].astype(str)).to_numpy(str)
-            interval = bootstrap(values, clips, level=level, seed=seed)
+            values = valid[metric].to_numpy()
+            if values.dtype == bool:
+                interval = proportion(values, clips, level=level)
+            else:
+                interval = bootstrap(values, clips, level=level, seed=seed)
             row = dict(zip(by, group)) | {"metric": metric} | interval._asdict()
             means.append(row | {"clips": len(np.unique(clips))})
     return pd.DataFrame(means, columns=[*by, "metric", "mean", "low", "high", "clips"])

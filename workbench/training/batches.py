@@ -67,31 +67,38 @@ class Unreadable(NamedTuple):
 
 
 class Feed(torch.utils.data.Dataset):
-    """Clips before normalisation: (epoch, clip) to frames (T, H, W, 3) uint8 and class id.
+    """Clips before normalisation: (epoch, clip) to frames (T, H, W, 3) uint8 and class ids.
 
-    With a seed, windows and views are random; without one, they are those of `InputSpec.view`.
-    Videos are opened when an item is read, so in the worker process.
+    `targets` (clips, tasks) are class ids by clip; None: those of `data`, (clips,). With a seed,
+    windows and views are random; without one, they are those of `InputSpec.view`. Videos are opened
+    when an item is read, so in the worker process.
     """
 
     def __init__(
-        self, data: Dataset, spec: InputSpec, *, seed: int | None, flip: bool = False
+        self,
+        data: Dataset,
+        spec: InputSpec,
+        *,
+        seed: int | None,
+        flip: bool = False,
+        targets: np.ndarray | None = None,
     ) -> None:
         self.data = data
         self.spec = spec
         self.seed = seed
         self.flip = flip
-        self.targets = data.index["class_id"].to_numpy()
+        self.targets = data.index["class_id"].to_numpy() if targets is None else targets
         self.ends: dict[int, Ends] = {}  # of the segments this process has read
 
     def __len__(self) -> int:
         """Return the number of clips."""
         return len(self.data)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, int] | Unreadable:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, Any] | Unreadable:
         """Read a clip; an error is returned as `Unreadable`."""
         epoch, number = key
         try:
-            return self._frames(epoch, number), int(self.targets[number])
+            return self._frames(epoch, number), np.int64(self.targets[number])
         except (ValueError, KeyError, OSError, RuntimeError) as error:
             where = f"clip {self.data.index.index[number]!r} of {self.data.title or 'the data set'}"
             return Unreadable(f"{where}: {error}")
@@ -110,7 +117,7 @@ class Feed(torch.utils.data.Dataset):
 def loader(
     feed: Feed, plan: Plan | list[list[tuple[int, int]]], workers: int
 ) -> torch.utils.data.DataLoader:
-    """Return a loader of (frames (N, T, H, W, 3) uint8, class ids (N,)), or `Unreadable`.
+    """Return a loader of (frames (N, T, H, W, 3) uint8, class ids by clip), or `Unreadable`.
 
     Workers are forked on Linux. Elsewhere they are spawned and the data set is pickled, so its
     reader must be defined at the top of a module; if it is not, clips are read in this process,
@@ -160,7 +167,7 @@ def _collate(items: list[Any]) -> tuple[torch.Tensor, torch.Tensor] | Unreadable
             f"pictures of {sizes} pixels (height, width) make no batch: "
             "give InputSpec a resize or a crop"
         )
-    return torch.from_numpy(np.stack(clips)), torch.tensor(targets)
+    return torch.from_numpy(np.stack(clips)), torch.from_numpy(np.stack(targets))
 
 
 def _ignore_interrupt(_worker: int) -> None:

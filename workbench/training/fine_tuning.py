@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from ..datasets.table import Dataset
 from ..models.video_model import VideoModel
 from .augmentation import sided_classes
-from .heads import copy_for
+from .heads import copy_for, targets_of
 from .results import Training
 from .run_checkpoints import RunFolder
 from .runs import Run
@@ -26,6 +28,7 @@ def fine_tune(
     data: Dataset,
     *,
     validation: Dataset | None = None,
+    also: Mapping[str, Dataset] | None = None,
     epochs: int = 10,
     batch: int = 8,
     rate: float = 5e-4,
@@ -56,6 +59,10 @@ def fine_tune(
         data: clips to learn from; windows of `model.input.frames` at `model.input.stride` are read
             in worker processes.
         validation: clips of the same classes, classified after each epoch as `model.input` says.
+        also: labels of the same clips for the network's further outputs, by name, learnt together
+            with those of `data`: `wb.fine_tune(tsn, verbs, also={"noun": nouns})`. The losses are
+            added, and a clip counts as right if all its labels are. `model.output` is the output
+            that learns `data`.
         epochs, batch: passes over the data, and clips in a step over all GPUs.
         rate, warmup, decay: AdamW's highest learning rate (a new head learns at ten times that),
             the share of all steps that lead up to it, and the weight decay.
@@ -84,6 +91,7 @@ def fine_tune(
         ClipError: a clip that cannot be read, or is shorter than the window; the message names it.
         RuntimeError: another training is writing to `output`.
         OSError: a checkpoint cannot be written; the one before stays as it is.
+        KeyError: `also` names an output that the network does not have.
         ModuleNotFoundError: accelerate is not installed.
     """
     if epochs < 1 or batch < 1 or every < 1 or seed < 0 or not rate > 0 or not 0 <= warmup < 1:
@@ -94,12 +102,14 @@ def fine_tune(
     _check_data(data, data.classes)
     if validation is not None:
         _check_data(validation, data.classes)
+    for labels in (also or {}).values():
+        _check_ids(labels, labels.classes)
     flip = _flip(data, flip)
     accelerator = accelerator_for(model, precision)
     folder = None if output is None else RunFolder(Path(output))
     locked = folder is not None and accelerator.is_main_process
     with own_randomness(seed), folder.locked() if folder and locked else nullcontext():
-        tuned, head, new_head = copy_for(model, data, head)
+        tuned, tasks = copy_for(model, data, head, also)
         settings = Settings(
             epochs=epochs,
             batch=batch,
@@ -108,14 +118,14 @@ def fine_tune(
             decay=decay,
             flip=flip,
             head_only=head_only,
-            new_head=new_head,
+            new_head=any(task.fresh for task in tasks),
             seed=seed,
-            data=_fingerprint(data),
+            data=_fingerprint(data, targets_of(data, tasks)[:, 1:]),
         )
         run = Run(
             tuned,
             settings,
-            head=head,
+            tasks=tasks,
             accelerator=accelerator,
             data=data,
             validation=validation,
@@ -137,18 +147,23 @@ def _check_data(data: Dataset, classes: list[str]) -> None:
             f"{title} has other classes than the data to learn from: "
             f"{data.classes[:5]} and {classes[:5]}"
         )
-    ids = pd.to_numeric(data.index["class_id"], errors="coerce")
-    invalid = data.index.index[~ids.isin(range(len(classes)))]
-    if len(invalid):
-        raise ValueError(
-            f"{title}: {len(invalid)} class ids are not 0 to {len(classes) - 1}, "
-            f"the first that of {invalid[0]!r}"
-        )
+    _check_ids(data, classes)
     if "present" in data.index and not data.index["present"].all():
         missing = data.index.index[~data.index["present"].astype(bool)]
         raise ValueError(
             f"{title}: {len(missing)} videos are not there, the first {missing[0]!r}: "
             "take data.present()"
+        )
+
+
+def _check_ids(data: Dataset, classes: list[str]) -> None:
+    """Raise ValueError for class ids that are no positions in `classes`."""
+    ids = pd.to_numeric(data.index["class_id"], errors="coerce")
+    invalid = data.index.index[~ids.isin(range(len(classes)))]
+    if len(invalid):
+        raise ValueError(
+            f"{data.title or 'the data set'}: {len(invalid)} class ids are not 0 to "
+            f"{len(classes) - 1}, the first that of {invalid[0]!r}"
         )
 
 
@@ -168,11 +183,16 @@ def _flip(data: Dataset, flip: bool | None) -> bool:
     return not sided
 
 
-def _fingerprint(data: Dataset) -> str:
-    """Return a text that differs for different lists of labelled clips."""
+def _fingerprint(data: Dataset, further: np.ndarray) -> str:
+    """Return a text that differs for different lists of labelled clips.
+
+    `further` (clips, K) are the class ids of further outputs.
+    """
     listed = [
         list(data.classes),
         [str(name) for name in data.index.index],
         data.index["class_id"].astype(int).tolist(),
     ]
+    if further.size:
+        listed.append(further.tolist())
     return f"{len(data)} clips, {hashlib.sha256(repr(listed).encode()).hexdigest()[:12]}"

@@ -18,6 +18,7 @@ from ..datasets.table import Dataset
 from ..models.checkpoints import load_strictly
 from ..models.video_model import VideoModel, find_module
 from .batches import Feed, Plan, loader, readable
+from .heads import Task, targets_of
 from .interrupts import Interrupt, deferred_interrupt
 from .results import COLUMNS, Training
 from .run_checkpoints import RunFolder
@@ -36,7 +37,7 @@ class Run:
         tuned: VideoModel,
         settings: Settings,
         *,
-        head: str,
+        tasks: list[Task],
         accelerator: Any,
         data: Dataset,
         validation: Dataset | None,
@@ -48,12 +49,15 @@ class Run:
         self.data = data
         self.validation = validation
         self.folder = folder
-        self.head = find_module(tuned.module, head)
+        self.tasks = tasks
+        self.heads = [find_module(tuned.module, task.head) for task in tasks]
         self.flags = [(p, p.requires_grad) for p in tuned.module.parameters()]
         if settings.head_only:
             tuned.module.requires_grad_(False)
-            self.head.requires_grad_(True)
-        optimizer = optimizer_for(tuned.module, self.head, settings)
+            for head in self.heads:
+                head.requires_grad_(True)
+        new_heads = [head for head, task in zip(self.heads, tasks) if task.fresh]
+        optimizer = optimizer_for(tuned.module, new_heads, settings)
         self.network, self.optimizer = accelerator.prepare(tuned.module, optimizer)
         plan = Plan(clips=len(data), batch=settings.batch, total=0, seed=settings.seed)
         self.epoch_steps = plan.epoch_steps
@@ -168,7 +172,13 @@ class Run:
             process=self.accelerator.process_index,
             processes=self.accelerator.num_processes,
         )
-        feed = Feed(self.data, self.tuned.input, seed=self.settings.seed, flip=self.settings.flip)
+        feed = Feed(
+            self.data,
+            self.tuned.input,
+            seed=self.settings.seed,
+            flip=self.settings.flip,
+            targets=targets_of(self.data, self.tasks),
+        )
         return loader(feed, plan, workers)
 
     def _validation_batches(self, workers: int) -> torch.utils.data.DataLoader | None:
@@ -179,10 +189,12 @@ class Run:
         size = self.settings.batch
         starts = range(0, len(clips), size)
         keys = [[(0, clip) for clip in clips[start : start + size]] for start in starts]
-        return loader(Feed(self.validation, self.tuned.input, seed=None), keys, workers)
+        targets = targets_of(self.validation, self.tasks)
+        feed = Feed(self.validation, self.tuned.input, seed=None, targets=targets)
+        return loader(feed, keys, workers)
 
     def _learn(self, frames: torch.Tensor, targets: torch.Tensor) -> None:
-        """Do one step on clips (N, T, H, W, 3) uint8 of classes (N,)."""
+        """Do one step on clips (N, T, H, W, 3) uint8 of classes (N, tasks)."""
         self.between_steps = False
         # Dropout draws the same numbers in a run that was resumed.
         torch.manual_seed(self.settings.seed * 1_000_003 + self.step)
@@ -191,10 +203,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
 
-        targets = targets.to(self.accelerator.device)
-        logits = self._logits(frames, training=True)
-        loss = nn.functional.cross_entropy(logits, targets)
-        hits = (logits.argmax(1) == targets).sum()
+        loss, hits = self._loss_and_hits(frames, targets, training=True)
         mean, accuracy = self._means(loss.detach() * len(targets), hits, len(targets))
         if not math.isfinite(mean):
             raise self._diverged(f"the loss is {mean}")
@@ -216,7 +225,8 @@ class Run:
         self.network.train()
         if self.settings.head_only:  # batch norm's statistics stay as well
             self.tuned.module.eval()
-            self.head.train()
+            for head in self.heads:
+                head.train()
 
     def _epoch_lacks_validation(self) -> bool:
         ended = self.step > 0 and self.step % self.epoch_steps == 0
@@ -233,10 +243,9 @@ class Run:
             tqdm(total=len(batches), desc="validation", leave=False, disable=not shown) as bar,
         ):
             for frames, targets in readable(batches, interrupt):
-                logits = self._logits(frames)
-                targets = targets.to(self.accelerator.device)
-                loss += nn.functional.cross_entropy(logits, targets, reduction="sum").cpu()
-                hits += (logits.argmax(1) == targets).sum().cpu()
+                mean_loss, right = self._loss_and_hits(frames, targets)
+                loss += mean_loss.cpu() * len(targets)
+                hits += right.cpu()
                 count += len(targets)
                 bar.update()
         mean, accuracy = self._means(loss, hits, count)
@@ -251,18 +260,34 @@ class Run:
             }
             self._write("best.pt", {**self.best, "classes": self.tuned.classes})
 
-    def _logits(self, frames: torch.Tensor, *, training: bool = False) -> torch.Tensor:
-        """Return logits (N, classes) of clips (N, T, H, W, 3) uint8."""
+    def _loss_and_hits(
+        self, frames: torch.Tensor, targets: torch.Tensor, *, training: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the mean loss of clips, summed over tasks, and how many are right in all tasks."""
+        targets = targets.to(self.accelerator.device)
+        rows = self._logits(frames, training=training)
+        losses = [
+            nn.functional.cross_entropy(logits, targets[:, number])
+            for number, logits in enumerate(rows)
+        ]
+        right = [logits.argmax(1) == targets[:, number] for number, logits in enumerate(rows)]
+        return torch.stack(losses).sum(), torch.stack(right).all(0).sum()
+
+    def _logits(self, frames: torch.Tensor, *, training: bool = False) -> list[torch.Tensor]:
+        """Return logits (N, classes) of clips (N, T, H, W, 3) uint8, for each task."""
         x = self.tuned.input.normalise(frames.to(self.accelerator.device, non_blocking=True))
         outputs = self.tuned.run(x, network=self.network, training=training).outputs
-        logits = outputs[self.tuned.main_output(outputs)]
-        expected = (len(frames), len(self.tuned.classes or ()))
-        if logits.shape != expected:
-            raise ValueError(
-                f"expected the network to return logits {expected}, got {tuple(logits.shape)}: "
-                "name its head with head="
-            )
-        return logits.float()
+        rows = []
+        for task in self.tasks:
+            logits = outputs[task.output or self.tuned.main_output(outputs)]
+            expected = (len(frames), len(task.classes))
+            if logits.shape != expected:
+                raise ValueError(
+                    f"expected the network to return logits {expected}, got "
+                    f"{tuple(logits.shape)}: name its head with head="
+                )
+            rows.append(logits.float())
+        return rows
 
     def _means(self, loss: torch.Tensor, hits: torch.Tensor, count: int) -> tuple[float, float]:
         """Return mean loss and accuracy over the clips of all processes, from this one's sums."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -53,12 +53,14 @@ class Settings:
         ]
 
 
-def optimizer_for(module: nn.Module, head: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """Return AdamW: `HEAD` times the rate for a new head, no weight decay of biases and norms.
+def optimizer_for(
+    module: nn.Module, new_heads: Collection[nn.Module], settings: Settings
+) -> torch.optim.Optimizer:
+    """Return AdamW: `HEAD` times the rate for new heads, no weight decay of biases and norms.
 
     Raises ValueError if no parameter takes gradients.
     """
-    new = set(head.parameters()) if settings.new_head else set()
+    new = {parameter for head in new_heads for parameter in head.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in module.parameters():
         if parameter.requires_grad:

@@ -11,7 +11,7 @@ from ...clips.clip import Action, Clip
 from ...clips.packets import video_info
 from ...datasets.epic import epic_kitchens
 from ...datasets.places import find_data
-from ...datasets.samples import shipped
+from ...datasets.samples import dataset, shipped
 from ...datasets.table import Dataset
 from ...datasets.ucf import ucf101
 from ...models.video_model import VideoModel
@@ -21,8 +21,9 @@ __all__ = ["labelled", "network", "segments", "surrounded"]
 
 
 def labelled(source: str) -> Dataset:
-    """Return the clips on the disk of "samples", "ucf101" or "epic" (release 55, which has boxes).
+    """Return the clips of "samples", "kitchen", "ucf101" or "epic" (release 55, which has boxes).
 
+    The kitchen is drawn: 64 clips of the samples' egocentric split.
     UCF-101 and EPIC-Kitchens are where `wb.find_data` finds them: the real data, or samples in
     their layout. Raises KeyError for another name."""
     if source == "samples":
@@ -34,7 +35,9 @@ def labelled(source: str) -> Dataset:
     if source == "epic":
         place = find_data("epic-kitchens")
         return epic_kitchens(place, release=55, subset="train", task="verb").present()
-    raise KeyError(f"no data set {source!r}; there are samples, ucf101 and epic")
+    if source == "kitchen":
+        return dataset("kitchen", 64, seed=5)
+    raise KeyError(f"no data set {source!r}; there are samples, kitchen, ucf101 and epic")
 
 
 def network(
