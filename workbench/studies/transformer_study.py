@@ -48,7 +48,7 @@ __all__ = [
 
 SEED = 7  # no other study draws clips of this seed
 CLIPS = 100
-COSTLY_CLIPS = 30  # of occlusion, which takes 196 passes a clip
+COSTLY_CLIPS = 15  # of occlusion, which takes 196 passes a clip
 BATCH = 20  # clips
 PASSES = {"integrated-gradients": 8, "smoothgrad": 8}  # a batch of them is a pass
 LAYERS = 3  # earlier layers, as `wb.diagnose` chooses them
