@@ -96,9 +96,12 @@ def grating_clips(count: int, seed: int, pairs: float = 0.5) -> Dataset:
     The index has the columns `class`, `class_id`, `start`, `stop`, `duration` and `pair`. The clips
     are drawn at once and held in memory, a hundred kilobytes each.
     """
-    drawn = draw_gratings(count, np.random.default_rng(seed), pairs)
-    names = [f"gratings_s{seed}_{number:04d}" for number in range(count)]
-    clips = {name: _clip(drawn, number, name) for number, name in enumerate(names)}
+    clips = {}
+    for number in range(count):
+        # With a seed each, the first clips are the same however many are drawn.
+        drawn = draw_gratings(1, np.random.default_rng([seed, number]), pairs)
+        name = f"gratings_s{seed}_{number:04d}"
+        clips[name] = _clip(drawn, name)
     rows = [
         {
             "class": clip.label,
@@ -119,18 +122,18 @@ def grating_clips(count: int, seed: int, pairs: float = 0.5) -> Dataset:
     return Dataset(index, list(GRATINGS), read, title="gratings")
 
 
-def _clip(drawn: Gratings, number: int, name: str) -> Clip:
-    """Return a clip of a batch with its actions."""
+def _clip(drawn: Gratings, name: str) -> Clip:
+    """Return the first clip of a batch with its actions."""
     actions = []
     for class_id, box, (first, last) in zip(
-        drawn.classes[number], drawn.boxes[number], drawn.intervals[number]
+        drawn.classes[0], drawn.boxes[0], drawn.intervals[0]
     ):
         if class_id < 0:
             continue
         boxes = np.full((FRAMES, 4), np.nan, dtype=np.float32)
         boxes[first:last] = box
         actions.append(Action(GRATINGS[class_id], first / FPS, last / FPS, boxes))
-    return Clip(drawn.frames[number], FPS, name=name, actions=tuple(actions))
+    return Clip(drawn.frames[0], FPS, name=name, actions=tuple(actions))
 
 
 def _places(

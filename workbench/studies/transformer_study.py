@@ -48,9 +48,9 @@ __all__ = [
 
 SEED = 7  # no other study draws clips of this seed
 CLIPS = 100
-COSTLY_CLIPS = 15  # of occlusion, which takes 196 passes a clip
+COSTLY_CLIPS = 20  # of the methods that go through the network many times
+COSTLY = {"integrated-gradients": 8, "smoothgrad": 8, "occlusion": None}  # with their passes
 BATCH = 20  # clips
-PASSES = {"integrated-gradients": 8, "smoothgrad": 8}  # a batch of them is a pass
 LAYERS = 3  # earlier layers, as `wb.diagnose` chooses them
 HALF_PATCH = PATCH / 2  # pixels by which a box may be missed
 HALF_TUBELET = 1 / FPS  # seconds by which an interval may be missed
@@ -110,7 +110,7 @@ def measure_family(
     Args:
         family: of `models.networks.small_video.SMALL_VIDEO`.
         clips: how many of `study_clips`.
-        costly_clips: on how many of them occlusion is measured.
+        costly_clips: on how many of them the methods of many passes are measured.
         model: another network of the family; None: the shipped one.
         layers: how many earlier layers.
         progress: whether to show a bar.
@@ -258,10 +258,9 @@ class _Methods:
 
     def others(self, clip: Clip, *, costly: bool) -> Iterator[tuple[str, Volume]]:
         """Yield the methods without maps, and the baselines."""
-        for method, passes in PASSES.items():
-            yield method, partial(self._attributed, clip, method, passes)
         if costly:
-            yield "occlusion", partial(self._attributed, clip, "occlusion", None)
+            for method, passes in COSTLY.items():
+                yield method, partial(self._attributed, clip, method, passes)
         for name, volume in _baselines(clip).items():
             yield name, _always(volume)
 
