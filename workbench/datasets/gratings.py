@@ -125,9 +125,7 @@ def grating_clips(count: int, seed: int, pairs: float = 0.5) -> Dataset:
 def _clip(drawn: Gratings, name: str) -> Clip:
     """Return the first clip of a batch with its actions."""
     actions = []
-    for class_id, box, (first, last) in zip(
-        drawn.classes[0], drawn.boxes[0], drawn.intervals[0]
-    ):
+    for class_id, box, (first, last) in zip(drawn.classes[0], drawn.boxes[0], drawn.intervals[0]):
         if class_id < 0:
             continue
         boxes = np.full((FRAMES, 4), np.nan, dtype=np.float32)

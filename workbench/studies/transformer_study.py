@@ -51,6 +51,7 @@ CLIPS = 100
 COSTLY_CLIPS = 20  # of the methods that go through the network many times
 COSTLY = {"integrated-gradients": 8, "smoothgrad": 8, "occlusion": None}  # with their passes
 BATCH = 20  # clips
+CONTROLLED = ("default", "relevance")  # also asked for a class that the clip does not show
 LAYERS = 3  # earlier layers, as `wb.diagnose` chooses them
 HALF_PATCH = PATCH / 2  # pixels by which a box may be missed
 HALF_TUBELET = 1 / FPS  # seconds by which an interval may be missed
@@ -132,11 +133,11 @@ def measure_family(
         default = explain_batch(model, part)
         known = [_Known(family, ex, clip) for ex, clip in zip(default, part)]
         for method, explanations in methods.explanations(part, default):
-            for about, ex in zip(known, explanations):
+            for about, ex, clip in zip(known, explanations, part):
                 rows += about.rows(method, _tubes(ex), ex)
-        for number, (about, ex) in enumerate(zip(known, default)):
-            clip = part[number]
-            rows += about.rows("absent class", _absent(ex, clip), ex)
+                if method in CONTROLLED:
+                    rows += about.rows(f"{method}, absent class", _absent(ex, clip), ex)
+        for number, (about, clip) in enumerate(zip(known, part)):
             for method, volume in methods.others(clip, costly=first + number < costly_clips):
                 rows += about.rows(method, volume)
     return pd.DataFrame(rows)
@@ -239,22 +240,22 @@ class _Methods:
         self.shuffled = randomised(model)
         names = layers_with_place(model, model.prepare(clip)[1], layers) if layers else []
         # One model a layer, because a model remembers what the search has proved.
-        self.earlier = {name: replace(model, layer=name, head=None) for name in names}
+        earlier = {name: replace(model, layer=name, head=None) for name in names}
+        self.models: dict[str | None, VideoModel] = {None: model, **earlier}
 
     def explanations(
         self, clips: list[Clip], default: list[Explanation]
     ) -> Iterator[tuple[str, list[Explanation]]]:
         """Yield the methods that work on maps, with an explanation of each clip."""
         yield "default", default
-        for kind in KINDS:
-            yield kind, explain_batch(self.model, clips, kind)
         yield "random weights", explain_batch(self.shuffled, clips)
-        for layer, model in self.earlier.items():
+        for layer, model in self.models.items():
             for kind in KINDS:
                 try:
-                    yield f"{kind} at {layer}", explain_batch(model, clips, kind)
+                    explanations = explain_batch(model, clips, kind)
                 except (ValueError, NotImplementedError):
                     continue  # this kind does not go together with this layer
+                yield kind if layer is None else f"{kind} at {layer}", explanations
 
     def others(self, clip: Clip, *, costly: bool) -> Iterator[tuple[str, Volume]]:
         """Yield the methods without maps, and the baselines."""
