@@ -229,6 +229,13 @@ def _add_study(commands: Commands) -> None:
     )
     parser.add_argument("folder", nargs="?", default="results/attributions", help="of the rows")
     parser.set_defaults(run=study_attributions)
+    parser = commands.add_parser(
+        "study-transformers", help="where small transformers' tubes point; takes half an hour"
+    )
+    parser.add_argument("folder", nargs="?", default="results/transformers", help="of the rows")
+    parser.add_argument("--families", nargs="+", default=[], help="(default: all)")
+    parser.add_argument("--clips", type=int, default=100, help="clips a family (default: 100)")
+    parser.set_defaults(run=study_transformers)
 
 
 def study(options: argparse.Namespace) -> int:
@@ -267,6 +274,16 @@ def study_attributions(options: argparse.Namespace) -> int:
     from .studies.attribution_study import measure_attributions
 
     print(measure_attributions(options.folder).summary().to_string())
+    return 0
+
+
+def study_transformers(options: argparse.Namespace) -> int:
+    """Measure where every method points on the small transformers, or resume, and print it."""
+    from .studies import transformer_study
+
+    rows = transformer_study.measure_transformers(options.folder, options.families, options.clips)
+    table = transformer_study.pointing_table(rows)
+    print(table.round(2).to_string())
     return 0
 
 
@@ -363,6 +380,12 @@ def _add_makers(commands: Commands) -> None:
     parser = commands.add_parser("train-sample", help="train a shipped network again; an hour")
     parser.add_argument("name", choices=("mfnet", "tsn"))
     parser.set_defaults(run=train_sample)
+    parser = commands.add_parser(
+        "train-transformers", help="train the study's small transformers; half an hour"
+    )
+    parser.add_argument("families", nargs="*", help='such as "VideoMAE, mean" (default: all)')
+    parser.add_argument("--folder", help="of the weights (default: those that are shipped)")
+    parser.set_defaults(run=train_transformers)
 
 
 def make_samples(options: argparse.Namespace) -> int:
@@ -378,6 +401,15 @@ def train_sample(options: argparse.Namespace) -> int:
     from .training.sample_networks import retrain
 
     print(retrain(options.name, progress=True))
+    return 0
+
+
+def train_transformers(options: argparse.Namespace) -> int:
+    """Train small transformers on gratings and print the folder of their weights."""
+    from .training import small_transformers
+
+    folder = options.folder or small_transformers.TRAINED
+    print(small_transformers.train_small_transformers(options.families, folder))
     return 0
 
 
