@@ -217,7 +217,10 @@ def test_the_mouse_points_at_the_surfaces_on_the_screen(view: View) -> None:
     assert box is not None
     view.page.mouse.move(box["x"] + 5, box["y"] + 5)
     view.change(lambda: view.find(".wb-tau").press("ArrowRight"), "surfaces")
-    label = view.find(".wb-volume .hoverlayer .hovertext")
+    # What the mouse points at is drawn only when it moves over the volume.
+    behind = "root => root.explorer.panels[0].solid.unpicked"
+    assert view.root.evaluate(behind)
+    label = view.find(".wb-volume .hovertext")
     for share in (0.42, 0.44, 0.46, 0.48, 0.5):
         view.page.mouse.move(
             box["x"] + share * box["width"], box["y"] + 0.55 * box["height"], steps=3
@@ -226,6 +229,7 @@ def test_the_mouse_points_at_the_surfaces_on_the_screen(view: View) -> None:
         if label.count():
             break
     expect(label).to_contain_text("column")
+    assert not view.root.evaluate(behind)
     view.page.mouse.move(box["x"] + 5, box["y"] + 5)
     view.change(lambda: view.find(".wb-tau").press("ArrowLeft"), "surfaces")
 

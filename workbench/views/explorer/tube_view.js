@@ -1461,7 +1461,7 @@ export class Explorer {
     for (const panel of this.panels) {
       if (panel.tube && !panel.element.hidden) await this.makeVolume(Plotly, panel);
     }
-    this.announce("volume");
+    await this.drawVolumes(); // what has changed meanwhile
   }
 
   /** @param {any} Plotly @param {Panel} panel */
