@@ -1,19 +1,28 @@
-"""What the explorer costs on the screen, in headless Chromium with software GL, in JupyterLab and as a page.
+"""What the explorer costs on the screen, in headless Chromium with software GL.
 
-    python -m benchmarks explorer
+    python -m benchmarks explorer                  # all parts, then the table
+    python -m benchmarks.bench_explorer page       # one part, two minutes or so; then
+    python -m benchmarks.bench_explorer table
 
-MFNet-3D's size: 768 maps of 8×7×7, 400 classes, 16 frames of 224×224. Beside it, in the same run: the
-explorer that drew in the kernel (`old_explorer.py`), and `interact` with `scipy.ndimage.zoom` and
-`go.Volume` as one writes it by hand. Times run from a key press to the pixels.
+MFNet-3D's size: 768 maps of 8×7×7, 400 classes, 16 frames of 224×224. The explorer in JupyterLab and as a
+saved page from file:// without a network; beside it the explorer that drew in the kernel
+(`old_explorer.py`), and `interact` with `scipy.ndimage.zoom` and `go.Volume` as one writes it by hand.
+Times run from a key press to the pixels. The floor is a bare `Plotly.restyle` between the surfaces that the
+explorer itself draws for two τ, in the same figure, in turns with the explorer's steps.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +40,10 @@ from tests.browser.conftest import (  # noqa: E402
 )
 
 STEPS = 50
+TURN = 10  # steps between two looks at the floor
 CHROMIUM = os.environ.get("WORKBENCH_CHROMIUM", "/usr/bin/chromium")
+TOOLS = Path(__file__).with_name("explorer_steps.js").read_text("utf-8")
+RESULTS = ROOT / "results" / "benchmarks" / "explorer.json"
 
 LOAD = f"""
 import sys
@@ -76,101 +88,11 @@ CELLS = {
     "plain": {"load": LOAD, "show": PLAIN},
 }
 
-# Each arms a promise of [overlay, volume] in ms after the next key. Reading a pixel waits for the drawing.
-TOOLS = """
-window.wbBench ??= (() => {
-    addEventListener('keydown', () => (window.wbPressed = performance.now()), true);
-    const frame = () => new Promise(requestAnimationFrame);
-    const pixel = plot => {
-        const { gl } = plot._fullLayout.scene._scene.glplot;
-        gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4));
-    };
-    const drawn = async plot => { await frame(); await frame(); pixel(plot); };
-    const since = () => performance.now() - window.wbPressed;
-    const once = (target, name) => new Promise(done => target.addEventListener(name, done, { once: true }));
-    return {
-        explorer: async root => {
-            const canvas = root.querySelector('.wb-overlay');
-            const plot = root.querySelector('.wb-volume');
-            const overlay = once(root, 'wb-overlay').then(() => (canvas.getContext('2d').getImageData(0, 0, 1, 1), since()));
-            const volume = once(root, 'wb-volume').then(() => drawn(plot)).then(since);
-            return Promise.all([overlay, volume]);
-        },
-        old: async root => {
-            const plot = [...root.querySelectorAll('.js-plotly-plot')].find(one => one.data.some(trace => trace.type === 'mesh3d'));
-            const overlay = once(root.querySelector('img'), 'load').then(since);
-            const volume = new Promise(done => plot.once('plotly_afterplot', done)).then(() => drawn(plot)).then(since);
-            return Promise.all([overlay, volume]);
-        },
-        plain: async root => {
-            const [image, before] = [root.querySelector('img'), root.querySelector('.js-plotly-plot')];
-            let seen = 0;
-            for (;;) {
-                await frame();
-                const fresh = root.querySelector('img');
-                if (!seen && fresh && fresh !== image && fresh.complete) seen = since();
-                const plot = root.querySelector('.js-plotly-plot');
-                if (seen && plot && plot !== before && plot._fullLayout?.scene?._scene?.glplot) {
-                    await drawn(plot);
-                    return [seen, since()];
-                }
-            }
-        },
-        restyle: async root => {
-            const plot = root.querySelector('.wb-volume');
-            const names = ['x', 'y', 'z', 'i', 'j', 'k', 'intensity'];
-            const take = () => Object.fromEntries(names.map(name => [name, [plot.data[0][name]]]));
-            const slider = root.querySelector('.wb-tau');
-            const move = async value => {
-                slider.value = value;
-                const done = once(root, 'wb-volume');
-                slider.dispatchEvent(new Event('input', { bubbles: true }));
-                await done;
-            };
-            const kept = slider.value;
-            await move(40);
-            const one = take();
-            await move(60);
-            const two = take();
-            const times = [];
-            for (let n = 0; n < 30; n++) {
-                await new Promise(done => setTimeout(done, 150));
-                const begun = performance.now();
-                await globalThis.workbenchPlotly.then(Plotly => Plotly.restyle(plot, n % 2 ? two : one, [0]));
-                await drawn(plot);
-                times.push(performance.now() - begun);
-            }
-            await move(kept);
-            return times;
-        },
-        burst: async root => {
-            await new Promise(done => setTimeout(done, 500));
-            const slider = root.querySelector('.wb-tau');
-            const begun = performance.now();
-            for (let n = 1; n <= 200; n++) {
-                slider.value = n;
-                slider.dispatchEvent(new Event('input', { bubbles: true }));
-            }
-            await once(root, 'wb-overlay');
-            const overlay = performance.now() - begun;
-            await once(root, 'wb-volume');
-            return [overlay, performance.now() - begun, root.querySelector('.wb-kept').textContent];
-        },
-    };
-})()
-"""
 
-
-def summary(times: list[float]) -> str:
-    """Return median and 95th percentile in milliseconds."""
-    ordered = sorted(times)
-    return f"{statistics.median(ordered):8.0f} {ordered[int(0.95 * (len(ordered) - 1))]:6.0f}"
-
-
-def measure(page: Page, root: Locator, kind: str, slider: Locator) -> list[list[float]]:
+def steps(page: Page, root: Locator, kind: str, slider: Locator, count: int) -> list[list[float]]:
     """Press a key so many times, each once the last has been drawn; return overlay and volume times."""
     times = []
-    for n in range(STEPS):
+    for n in range(count):
         slider.focus()
         page.wait_for_timeout(180)
         root.evaluate(
@@ -185,21 +107,27 @@ def measure(page: Page, root: Locator, kind: str, slider: Locator) -> list[list[
         step = page.evaluate("window.wbDone")
         if step is not None:  # a step that changes no pixel sends no picture
             times.append(step)
-    if len(times) < STEPS // 2:
-        raise RuntimeError(f"{kind}: {STEPS - len(times)} of {STEPS} steps drew nothing")
+    if len(times) < count // 2:
+        raise RuntimeError(f"{kind}: {count - len(times)} of {count} steps drew nothing")
     return times
 
 
-def report(
-    name: str, tau: list[list[float]], frame: list[list[float]], received: float | None
-) -> None:
-    columns = [[step[0] for step in tau], [step[1] for step in tau], [step[0] for step in frame]]
-    traffic = "     -" if received is None else f"{received / 1e3:6.0f}"
-    print(f"{name:22s} {'   '.join(map(summary, columns))}   {traffic}", flush=True)
-
-
-def sliders(root: Any, label: str) -> Any:
-    return root.locator(f".widget-slider:has(.widget-label:text-is('{label}')) .noUi-handle")
+def explorer_steps(page: Page, root: Locator) -> dict[str, Any]:
+    """Measure the explorer's steps of both sliders, in turns with the floor."""
+    tau, frame = (root.locator(f".wb-{name}") for name in ("tau", "frame"))
+    frame.press("Home")
+    page.wait_for_timeout(1000)
+    by_tau, by_frame, floor = [], [], []
+    for _ in range(STEPS // TURN):
+        by_tau += steps(page, root, "explorer", tau, TURN)
+        floor += root.evaluate("(root, count) => window.wbBench.restyle(root, count)", TURN)
+        by_frame += steps(page, root, "explorer", frame, TURN)
+    return {
+        "overlay": [step[0] for step in by_tau],
+        "volume": [step[1] for step in by_tau],
+        "frame": [step[0] for step in by_frame],
+        "floor": floor,
+    }
 
 
 class Lab:
@@ -235,55 +163,40 @@ class Lab:
         frames = [each if isinstance(each, bytes) else each.encode() for each in self.sent]
         return sum(b"comm_msg" in each for each in frames)
 
-    def steps(self, name: str, root: Locator, tau: Locator, frame: Locator) -> list[list[float]]:
-        """Measure steps of both sliders and print them; return those of τ."""
-        frame.press("Home")
-        self.page.wait_for_timeout(2000)
-        begun = sum(self.received)
-        by_tau = measure(self.page, root, self.kind, tau)
-        traffic = (sum(self.received) - begun) / STEPS
-        report(name, by_tau, measure(self.page, root, self.kind, frame), traffic)
-        return by_tau
+    def traffic(self, root: Locator, tau: Locator) -> dict[str, float]:
+        """Count what comes in and goes out while τ takes ten steps."""
+        before = sum(self.received), len(self.received), self.comms()
+        steps(self.page, root, self.kind, tau, TURN)
+        self.page.wait_for_timeout(1000)
+        return {
+            "bytes": (sum(self.received) - before[0]) / TURN,
+            "messages": (len(self.received) - before[1]) / TURN,
+            "sent": (self.comms() - before[2]) / TURN,
+        }
 
 
-def run(folder: Path) -> None:
-    head = ("τ → overlay", "τ → volume", "frame → overlay")
-    print(f"{'ms: median and p95':22s} {'   '.join(f'{each:>15s}' for each in head)}   kB/τ step")
-    with jupyterlab(folder) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=[*FLAGS, "--enable-precise-memory-info"],
-            ignore_default_args=["--headless"],
-        )
-        print(*explorer(Lab(browser, (address, folder), "explorer")), sep="\n", flush=True)
-        for kind, name in (("old", "old explorer"), ("plain", "interact + zoom")):
-            lab = Lab(browser, (address, folder), kind)
-            lab.run("show")
-            root = lab.cell("show")
-            root.locator(".js-plotly-plot .gl-container canvas").first.wait_for(state="attached")
-            lab.page.wait_for_timeout(3000)
-            handles = [
-                root.locator(f".widget-slider:has(.widget-label:text-is('{label}')) .noUi-handle")
-                for label in ("τ", "frame")
-            ]
-            lab.steps(name, root, *handles)
-            lab.page.close()
-        size = page(browser, folder)
-        browser.close()
-    print(f"saved page: {size / 1e6:.1f} MB", f"load {os.getloadavg()[0]:.1f}", sep="\n")
+# The parts: each opens its own page, and returns what it measured
 
 
-def explorer(lab: Lab) -> list[str]:
-    """Measure the explorer in JupyterLab; return what is not a step, in words."""
-    page = lab.page
-    first = lab.opened("show")
-    root = lab.cell("show").locator(".wb")
+def lab(browser: Browser, address: str, folder: Path) -> dict[str, Any]:
+    """Measure the explorer in JupyterLab."""
+    notebook = Lab(browser, (address, folder), "explorer")
+    first = notebook.opened("show")
+    root = notebook.cell("show").locator(".wb")
     root.scroll_into_view_if_needed()
-    tau, frame = (root.locator(f".wb-{name}") for name in ("tau", "frame"))
-    steps = lab.steps("explorer, JupyterLab", root, tau, frame)
-    floor = root.evaluate("root => window.wbBench.restyle(root)")
-    print(f"{'bare Plotly.restyle':22s} {'':15s}   {summary(floor)}", flush=True)
-    ratio = statistics.median(step[1] for step in steps) / statistics.median(floor)
+    measured = explorer_steps(notebook.page, root)
+    measured |= notebook.traffic(root, root.locator(".wb-tau"))
+    return measured | {"first": first, "again": notebook.opened("again")}
+
+
+def rest(browser: Browser, address: str, folder: Path) -> dict[str, Any]:
+    """Measure a burst of events, 500 updates, and what a drag sends to the kernel."""
+    notebook = Lab(browser, (address, folder), "explorer")
+    page = notebook.page
+    notebook.opened("show")
+    root = notebook.cell("show").locator(".wb")
+    root.scroll_into_view_if_needed()
+    tau = root.locator(".wb-tau")
     burst = root.evaluate("root => window.wbBench.burst(root)")
     heap = page.context.new_cdp_session(page)
 
@@ -291,9 +204,10 @@ def explorer(lab: Lab) -> list[str]:
         heap.send("HeapProfiler.collectGarbage")
         page.wait_for_timeout(500)
         used = page.evaluate("performance.memory.usedJSHeapSize")
-        return used / 1e6, float(lab.run("memory")) / 1e6
+        return used / 1e6, float(notebook.run("memory")) / 1e6
 
-    before = memory()
+    camera = "root => JSON.stringify(root.querySelector('.wb-volume')._fullLayout.scene._scene.getCamera())"
+    before, looked = memory(), root.evaluate(camera)
     tau.focus()
     for n in range(500):
         page.keyboard.press("ArrowLeft" if n % 100 < 50 else "ArrowRight")
@@ -303,43 +217,163 @@ def explorer(lab: Lab) -> list[str]:
     box = tau.bounding_box()
     assert box is not None
     page.wait_for_timeout(800)
-    quiet = lab.comms()
+    quiet = notebook.comms()
     page.mouse.move(box["x"] + 8, box["y"] + 8)
     page.mouse.down()
     page.mouse.move(box["x"] + 150, box["y"] + 8, steps=50)
-    dragged = lab.comms() - quiet
+    dragged = notebook.comms() - quiet
     page.mouse.up()
     page.wait_for_timeout(800)
-    finished = lab.comms() - quiet - dragged
-    again = lab.opened("again")
-    page.close()
-    return [
-        f"τ → volume / bare restyle: {ratio:.2f}",
-        f"200 events at once: overlay {burst[0]:.0f} ms, volume {burst[1]:.0f} ms, {burst[2]!r}",
-        f"first opening {first:.1f} s, reopening {again:.1f} s (from key press to drawn volume)",
-        f"500 updates: page {after[0] - before[0]:+.1f} MB, kernel {after[1] - before[1]:+.1f} MB",
-        f"messages to the kernel: {dragged} during a drag of 50 moves, {finished} after it",
-    ]
+    return {
+        "burst": burst,
+        "page growth": after[0] - before[0],
+        "kernel growth": after[1] - before[1],
+        "camera stays": root.evaluate(camera) == looked,
+        "dragging": dragged,
+        "after the drag": notebook.comms() - quiet - dragged,
+    }
 
 
-def page(browser: Browser, folder: Path) -> int:
-    """Measure the saved page from file:// without a network; return its size in bytes."""
+def page(browser: Browser, _address: str, folder: Path) -> dict[str, Any]:
+    """Measure the saved page from file:// without a network."""
     names: dict[str, Any] = {}
     exec(LOAD, names)
     path: Path = names["wb"].save_page(names["ex"], folder / "tube.html")
-    page = open_page(browser, path.as_uri(), [], offline=True)
-    page.evaluate(TOOLS)
-    page.wait_for_function("document.querySelector('.wb')?.dataset.volume > 0")
-    root = page.locator(".wb")
-    root.locator(".wb-frame").press("Home")
-    page.wait_for_timeout(1000)
-    times = [
-        measure(page, root, "explorer", root.locator(f".wb-{name}")) for name in ("tau", "frame")
-    ]
-    report("page, file://", *times, None)
-    return path.stat().st_size
+    both: Path = names["wb"].save_page([names["ex"], names["ex"]], folder / "both.html")
+    opened = open_page(browser, path.as_uri(), [], offline=True)
+    opened.evaluate(TOOLS)
+    opened.wait_for_function("document.querySelector('.wb')?.dataset.volume > 0")
+    measured = explorer_steps(opened, opened.locator(".wb"))
+    return measured | {"size": path.stat().st_size / 1e6, "both": both.stat().st_size / 1e6}
+
+
+def others(kind: str) -> Callable[[Browser, str, Path], dict[str, Any]]:
+    """Return what measures another way to the same picture."""
+
+    def measure(browser: Browser, address: str, folder: Path) -> dict[str, Any]:
+        notebook = Lab(browser, (address, folder), kind)
+        notebook.run("show")
+        root = notebook.cell("show")
+        root.locator(".js-plotly-plot .gl-container canvas").first.wait_for(state="attached")
+        notebook.page.wait_for_timeout(3000)
+        tau, frame = (
+            root.locator(f".widget-slider:has(.widget-label:text-is('{label}')) .noUi-handle")
+            for label in ("τ", "frame")
+        )
+        frame.press("Home")
+        notebook.page.wait_for_timeout(2000)
+        by_tau = steps(notebook.page, root, kind, tau, STEPS)
+        traffic = notebook.traffic(root, tau)
+        by_frame = steps(notebook.page, root, kind, frame, STEPS)
+        return {
+            "overlay": [step[0] for step in by_tau],
+            "volume": [step[1] for step in by_tau],
+            "frame": [step[0] for step in by_frame],
+            **traffic,
+        }
+
+    return measure
+
+
+PARTS = {
+    "lab": ("explorer, JupyterLab", lab),
+    "page": ("saved page, file://", page),
+    "old": ("old explorer", others("old")),
+    "plain": ("`interact` + `zoom` + `go.Volume`", others("plain")),
+    "rest": ("", rest),
+}
+
+
+def run(part: str) -> None:
+    """Measure one part and put it into the file of results."""
+    with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
+        folder = Path(name)
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=[*FLAGS, "--enable-precise-memory-info"],
+            ignore_default_args=["--headless"],
+        )
+        load = os.getloadavg()[0]
+        measure = PARTS[part][1]
+        if part == "page":
+            measured = measure(browser, "", folder)
+        else:
+            with jupyterlab(folder) as address:
+                measured = measure(browser, address, folder)
+        measured["date"] = f"{datetime.now():%Y-%m-%d %H:%M}"
+        measured["machine"] = f"{os.cpu_count()} cores, {platform.machine()}, load {load:.1f}"
+        measured["chromium"] = browser.version
+        browser.close()
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    RESULTS.write_text(json.dumps(results | {part: measured}, indent=1))
+
+
+def summary(times: list[float]) -> str:
+    """Return median and 95th percentile in milliseconds."""
+    ordered = sorted(times)
+    return f"{statistics.median(ordered):.0f} ({ordered[int(0.95 * (len(ordered) - 1))]:.0f})"
+
+
+def table() -> None:
+    """Print what has been measured, in Markdown."""
+    results = json.loads(RESULTS.read_text())
+    print("| ms: median (p95) | τ → overlay | τ → volume | × floor | frame → overlay "
+          "| received per τ step | sent per τ step | measured |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
+    for part, (name, _) in PARTS.items():
+        if part not in results or part == "rest":
+            continue
+        one = results[part]
+        cells = [summary(one[column]) for column in ("overlay", "volume", "frame")]
+        ratio, received, sent = "", "nothing", "nothing"
+        if "floor" in one:
+            ratio = f"{statistics.median(one['volume']) / statistics.median(one['floor']):.2f}"
+        if "bytes" in one:
+            received = f"{one['bytes'] / 1e3:.0f} kB, {one['messages']:.0f} messages"
+            sent = f"{one['sent']:.1f} messages"
+        row = [
+            name,
+            *cells[:2],
+            ratio,
+            cells[2],
+            received,
+            sent,
+            f"{one['date']}, {one['machine']}",
+        ]
+        print(f"| {' | '.join(row)} |")
+        if "floor" in one:
+            print(f"| … its floor, `Plotly.restyle` | | {summary(one['floor'])} | 1 | | | | |")
+    print()
+    if "lab" in results:
+        first, again = results["lab"]["first"], results["lab"]["again"]
+        print(f"first opening {first:.1f} s, reopening {again:.1f} s (key press to drawn volume)")
+    if "page" in results:
+        print(
+            "saved page {size:.1f} MB, of two explanations {both:.1f} MB".format_map(
+                results["page"]
+            )
+        )
+    if "rest" in results:
+        one = results["rest"]
+        overlay, volume, kept = one["burst"]
+        print(f"200 events at once: overlay {overlay:.0f} ms, volume {volume:.0f} ms, {kept!r}")
+        print(
+            "500 updates: page {page growth:+.1f} MB, kernel {kernel growth:+.1f} MB".format_map(
+                one
+            )
+        )
+        print("the camera stays: {camera stays}".format_map(one))
+        print("messages to the kernel: {dragging} in a drag of 50 moves, {after the drag} after it".format_map(one))  # fmt: skip
+    print(f"Chromium {next(iter(results.values()))['chromium']}, headless, software GL")
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        run(Path(folder))
+    wanted = sys.argv[1:] or [*PARTS, "table"]
+    for part in wanted:
+        if part == "table":
+            table()
+        elif len(wanted) == 1:
+            run(part)
+        else:  # each in a process of its own: one that hangs does not cost the others
+            command = [sys.executable, "-m", "benchmarks.bench_explorer", part]
+            subprocess.run(command, check=True, cwd=ROOT)

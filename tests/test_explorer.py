@@ -19,7 +19,7 @@ from PIL import Image
 
 import workbench as wb
 from workbench.models.networks.mfnet import MFNet3d
-from workbench.views.explorer.packing import TOP
+from workbench.views.explorer.packing import TOP, payload
 from workbench.views.explorer.widget import plotly_code
 
 
@@ -43,9 +43,10 @@ def app(ex: wb.Explanation) -> Iterator[wb.Explorer]:
 class Small(torch.nn.Module):
     """A convolution, average pooling and a linear head, with random weights."""
 
-    def __init__(self, classes: int, channels: int) -> None:
+    def __init__(self, classes: int, channels: int, patch: int = 8) -> None:
         super().__init__()
-        self.body = torch.nn.Conv3d(3, channels, (2, 8, 8), stride=(2, 8, 8))
+        kernel = (2, patch, patch)
+        self.body = torch.nn.Conv3d(3, channels, kernel, stride=kernel)
         self.head = torch.nn.Linear(channels, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -376,6 +377,30 @@ def test_a_page_is_one_small_file_that_loads_nothing(tmp_path: Path) -> None:
     assert not any(f'{attribute}="http' in page for attribute in ("src", "href"))
     with pytest.raises(ValueError, match=r"ending in \.html"):
         wb.save_page(ex, tmp_path / "tube.htlm")
+
+
+def test_a_page_of_two_networks_of_mfnets_size_is_below_8_mb(tmp_path: Path) -> None:
+    clip = wb.samples.make_clip("stir", size=(224, 224))
+    spec = wb.InputSpec(frames=16, resize=(224, 224))
+    explanations = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        network = Small(400, 768, patch=32)
+        names = [f"class {number}" for number in range(400)]
+        explanations.append(wb.explain(wb.wrap_model(network, spec, names), clip))
+    assert explanations[0].activations.shape == (768, 8, 7, 7)
+    assert wb.save_page(explanations, tmp_path / "tube.html").stat().st_size < 8e6
+
+
+def test_answers_over_time_are_sent(ex: wb.Explanation, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert payload(ex)["answers"] is None
+    probabilities, times = torch.rand(5, 8), np.linspace(0, 1.6, 5)
+    monkeypatch.setattr(wb.Explanation, "answer_probabilities", probabilities, raising=False)
+    monkeypatch.setattr(wb.Explanation, "answer_times", times, raising=False)
+    answers = payload(ex)["answers"]
+    assert answers["times"] == times.tolist()
+    values = np.frombuffer(answers["values"], np.float32).reshape(5, 8)
+    assert np.array_equal(values, probabilities.numpy())
 
 
 @pytest.mark.parametrize("kind", ["gradient", "gradient++", "layer"])

@@ -202,7 +202,8 @@ def jupyterlab(root: Path) -> Iterator[str]:
         sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ServerApp.ip=127.0.0.1",
         "--IdentityProvider.token=", f"--ServerApp.root_dir={root}", "--ServerApp.port_retries=0",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None",
-        "--LabApp.extension_manager=readonly", *(["--allow-root"] if _is_root() else []),
+        "--LabApp.extension_manager=readonly", "--LabApp.expose_app_in_browser=True",
+        *(["--allow-root"] if _is_root() else []),
     ]  # fmt: skip
     with (root / "lab.log").open("w") as log:
         server = subprocess.Popen(

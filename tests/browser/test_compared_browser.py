@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from playwright.sync_api import Browser, Page, expect
 
 import workbench as wb
@@ -164,6 +167,46 @@ def test_a_page_greys_what_it_does_not_hold(
     view.find(".wb-classes li").nth(13).click(force=True)
     assert view.state() == before
     view.change(view.click(".wb-classes li >> nth=9"), "overlay", "shown")
+    assert complaints == []
+    page.close()
+
+
+def test_answers_over_time_share_the_timeline(
+    browser: Browser, complaints: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: dict[str, Any] = {}
+    exec(NETWORK, names)
+    ex = names["gradient"]
+    answers = np.zeros((8, 14), np.float32)
+    answers[3:, ex.class_id()] = 1.0  # steps from 0 to 1 after the third answer
+    monkeypatch.setattr(
+        wb.Explanation, "answer_probabilities", torch.from_numpy(answers), raising=False
+    )
+    monkeypatch.setattr(wb.Explanation, "answer_times", ex.clip.times, raising=False)
+    page = open_page(browser, wb.save_page(ex, tmp_path / "t.html").as_uri(), complaints)
+    view = View(page, page.locator(".wb"), False, complaints)
+    drawn(view.root)
+    before = view.state()
+    # Where the dashes of the answer are, in rows from the top: high only in the later part.
+    rows = """(root, [from, to]) => {
+        const canvas = root.querySelector('.wb-timeline');
+        const { width, height } = canvas;
+        const { data } = canvas.getContext('2d').getImageData(0, 0, width, height);
+        const found = [];
+        for (let y = 0; y < height; y++) for (let x = Math.round(from * width); x < to * width; x++) {
+            const k = 4 * (y * width + x);
+            if (Math.abs(data[k] - 209) + Math.abs(data[k + 1] - 73) + Math.abs(data[k + 2] - 91) < 30) found.push(y);
+        }
+        return [Math.min(...found), Math.max(...found), height];
+    }"""
+    early, late = (view.root.evaluate(rows, place) for place in ([0.06, 0.3], [0.6, 0.9]))
+    assert early[0] > 0.6 * early[2]
+    assert late[1] < 0.3 * late[2]
+    expect(view.find(".wb-timeline")).to_have_attribute("aria-label", re.compile("each answer"))
+    view.screenshot("explorer_answers", tmp_path)
+    view.change(view.click(".wb-classes li >> nth=2"), "timeline", "shown")
+    assert view.root.evaluate(rows, [0.6, 0.9])[0] > 0.6 * late[2]
+    assert before["note"] == ""
     assert complaints == []
     page.close()
 

@@ -211,6 +211,29 @@ def test_the_camera_stays_where_the_user_put_it(view: View, tmp_path: Path) -> N
     assert view.complaints == []
 
 
+def test_the_mouse_points_at_the_surfaces_on_the_screen(view: View) -> None:
+    view.state()
+    box = view.find(".wb-volume").bounding_box()
+    assert box is not None
+    view.page.mouse.move(box["x"] + 5, box["y"] + 5)
+    view.change(lambda: view.find(".wb-tau").press("ArrowRight"), "surfaces")
+    # What the mouse points at is drawn only when it moves over the volume.
+    behind = "root => root.explorer.panels[0].solid.unpicked"
+    assert view.root.evaluate(behind)
+    label = view.find(".wb-volume .hovertext")
+    for share in (0.42, 0.44, 0.46, 0.48, 0.5):
+        view.page.mouse.move(
+            box["x"] + share * box["width"], box["y"] + 0.55 * box["height"], steps=3
+        )
+        view.page.wait_for_timeout(150)
+        if label.count():
+            break
+    expect(label).to_contain_text("column")
+    assert not view.root.evaluate(behind)
+    view.page.mouse.move(box["x"] + 5, box["y"] + 5)
+    view.change(lambda: view.find(".wb-tau").press("ArrowLeft"), "surfaces")
+
+
 def test_a_burst_settles_on_the_last_value(view: View) -> None:
     start = view.state()
     took = view.root.evaluate("""root => new Promise(done => {
@@ -227,11 +250,11 @@ def test_a_burst_settles_on_the_last_value(view: View) -> None:
     assert view.change(lambda: view.find(".wb-tau").press("Home"), "kept") == {**start}
 
 
-@pytest.mark.parametrize("kind", ["png", "pdf", "mp4", "gif", "page"])
+@pytest.mark.parametrize("kind", ["png", "pdf", "mp4", "gif", "page", "video"])
 def test_exports(view: View, kind: str, tmp_path: Path) -> None:
     button = view.find(f'[data-export="{kind}"]')
-    if not view.notebook and kind in ("mp4", "gif", "page"):
-        assert button.count() == 0  # these need the kernel
+    if view.notebook == (kind == "video") or (not view.notebook and kind in ("mp4", "gif", "page")):
+        assert button.count() == 0  # these need the kernel; with one, it makes better videos
         return
     with view.page.expect_download() as download:
         button.click()
@@ -242,8 +265,9 @@ def test_exports(view: View, kind: str, tmp_path: Path) -> None:
         "mp4": b"\0\0\0",
         "gif": b"GIF8",
         "page": b"<!doctype",
+        "video": b"\x1aE\xdf\xa3",
     }
-    suffix = "html" if kind == "page" else kind
+    suffix = {"page": "html", "video": "webm"}.get(kind, kind)
     assert download.value.suggested_filename == f"decorrelated_stir_3.{suffix}"
     assert content.startswith(start[kind])
     assert len(content) > 5000
@@ -293,8 +317,45 @@ def test_a_cell_sets_and_reads(view: View) -> None:
     assert view.state()["clock"].startswith("frame 6 ")
 
 
+def test_it_follows_dark_and_light_themes(view: View, tmp_path: Path) -> None:
+    def theme(dark: bool) -> None:
+        if view.notebook:
+            name = "JupyterLab Dark" if dark else "JupyterLab Light"
+            view.page.evaluate(
+                "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})",
+                name,
+            )
+        else:
+            view.page.emulate_media(color_scheme="dark" if dark else "light")
+
+    def shown() -> tuple[int, int, str]:
+        paper, ink, axis = view.root.evaluate("""root => {
+            const light = color => color.match(/\\d+/g).slice(0, 3).reduce((sum, one) => sum + Number(one), 0);
+            const style = getComputedStyle(root);
+            const scene = root.querySelector('.wb-volume')._fullLayout.scene;
+            return [light(style.backgroundColor), light(style.color), scene.xaxis.title.font.color];
+        }""")
+        return paper, ink, axis
+
+    light = shown()
+    theme(dark=True)
+    expect(view.root).to_have_class(re.compile("wb-dark"), timeout=20_000)
+    view.state()
+    view.root.scroll_into_view_if_needed()
+    view.screenshot(f"explorer_{'lab' if view.notebook else 'page'}_dark", tmp_path)
+    dark = shown()
+    assert light[0] > light[1]
+    assert dark[0] < dark[1]
+    assert light[2] != dark[2]
+    theme(dark=False)
+    expect(view.root).not_to_have_class(re.compile("wb-dark"), timeout=20_000)
+    view.state()
+    assert shown() == light
+    assert view.complaints == []
+
+
 def test_the_view_fits_every_width(view: View, tmp_path: Path) -> None:
-    for width in (700, 800, 1000, 1280):
+    for width in (700, 800, 900, 1000, 1150, 1280):
         view.page.set_viewport_size(
             {"width": width + (120 if view.notebook else 0), "height": 1000}
         )

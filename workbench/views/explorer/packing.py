@@ -55,6 +55,7 @@ def payload(explanation: Explanation) -> dict[str, Any]:
             for action in clip.actions
         ],
         "boxes": _boxes(clip),
+        "answers": _answers(ex),
         "frames": [_jpeg(frame) for frame in clip.frames],
         "parts": [_part(maps, clip) for maps in ex.maps],
         "weights": None if weights is None else _bytes(weights, np.float32),
@@ -112,6 +113,15 @@ def _part(maps: torch.Tensor, clip: Clip) -> dict[str, Any]:
         "maps": _bytes(maps / scale, np.float16),
         "splines": [spline_matrix(n, m).tobytes() for n, m in zip(grid, size)],
     }
+
+
+def _answers(explanation: Explanation) -> dict[str, Any] | None:
+    """Return the probabilities (K, N) of a network that answers over time, and their times."""
+    probabilities = getattr(explanation, "answer_probabilities", None)
+    times = getattr(explanation, "answer_times", None)
+    if probabilities is None or times is None:
+        return None
+    return {"times": times.tolist(), "values": _bytes(probabilities, np.float32)}
 
 
 def _boxes(clip: Clip) -> list[list[list[float] | None]] | None:

@@ -396,6 +396,7 @@ export function contours(values, height, width, level) {
  *   classes: string[], truth: number | null, probabilities: number[], order: number[],
  *   size: number[], times: number[], actions: {label: string, start: number, stop: number}[],
  *   boxes: (number[] | null)[][] | null, frames: DataView[], parts: Part[],
+ *   answers: {times: number[], values: DataView} | null,
  *   weights: DataView | null, rows: Object<string, Row>}} Payload
  */
 
@@ -425,6 +426,7 @@ export class Evidence {
     }));
     this.features = this.parts.reduce((sum, part) => sum + part.channels, 0);
     this.all = payload.weights === null ? null : floats(payload.weights);
+    this.answers = payload.answers ? floats(payload.answers.values) : null;
     /** @type {Map<number, {weights: Float32Array, elements: Float32Array[] | null}>} */
     this.rows = new Map();
     for (const [target, row] of Object.entries(payload.rows)) this.learn(Number(target), row);
@@ -447,6 +449,17 @@ export class Evidence {
   weights(target) {
     if (this.all === null) return this.rows.get(target)?.weights;
     return this.all.subarray(target * this.features, (target + 1) * this.features);
+  }
+
+  /**
+   * The probability of a class in each of the network's answers over time; null if it gives one for the clip.
+   * @param {number} target
+   * @returns {{time: number, probability: number}[] | null}
+   */
+  answerLine(target) {
+    const { answers, payload } = this;
+    if (answers === null || payload.answers === null) return null;
+    return payload.answers.times.map((time, k) => ({ time, probability: answers[k * payload.classes.length + target] }));
   }
 
   /**
@@ -581,6 +594,15 @@ export function paint(out, pixels, value, tube, look) {
 }
 
 /**
+ * The context of a canvas that is filled with computed pixels. Kept out of the GPU, where uploading them costs more
+ * than drawing, and where they would wait for the volume.
+ * @param {HTMLCanvasElement} canvas
+ */
+function context2d(canvas) {
+  return /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d", { willReadFrequently: true }));
+}
+
+/**
  * Fit a canvas to a size in pixels of the page, sharp on any screen, and return its emptied context.
  * @param {HTMLCanvasElement} canvas
  * @param {number} width
@@ -593,7 +615,7 @@ function prepared(canvas, width, height) {
     canvas.width = w;
     canvas.height = h;
   }
-  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+  const context = context2d(canvas);
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
   context.clearRect(0, 0, width, height);
   return context;
@@ -686,7 +708,7 @@ class Panel {
     const scale = 72 / Math.max(height, width);
     const small = [Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale))];
     const pixels = document.createElement("canvas");
-    const context = /** @type {CanvasRenderingContext2D} */ (pixels.getContext("2d", { willReadFrequently: true }));
+    const context = context2d(pixels);
     for (const jpeg of this.payload.frames) {
       const bitmap = await createImageBitmap(new Blob([copied(jpeg)], { type: "image/jpeg" }));
       for (const [list, w, h] of /** @type {[ImageData[], number, number][]} */ ([
@@ -716,7 +738,7 @@ class Panel {
     const image = new ImageData(W, H);
     const first = frame * H * W;
     paint(image.data, this.frames[frame].data, (n) => tube.values[first + n], tube, look);
-    /** @type {CanvasRenderingContext2D} */ (this.buffer.getContext("2d")).putImageData(image, 0, 0);
+    context2d(this.buffer).putImageData(image, 0, 0);
     context.imageSmoothingQuality = "high";
     context.drawImage(this.buffer, 0, 0, width, height);
     const [sx, sy] = [width / W, height / H];
@@ -856,7 +878,11 @@ class Solid {
     this.panel = panel;
     /** @type {any} */
     this.Plotly = null;
-    this.drawnFrame = -1;
+    /** @type {{tube: Tube | null, frame: number, look: Look | null}} what the scene has been given */
+    this.given = { tube: null, frame: -1, look: null };
+    /** @type {any[]} traces whose change is not on the screen yet */
+    this.waiting = [];
+    this.unpicked = false;
     this.size = "";
   }
 
@@ -882,6 +908,7 @@ class Solid {
       { type: "scatter3d", mode: "lines", ...this.outline(), name: "outline", line: { color: theme.soft, width: 2 }, ...silent },
     ];
     volume.replaceChildren();
+    this.given = { tube: this.panel.tube, frame, look };
     await Plotly.newPlot(volume, traces, this.layout(theme), {
       displaylogo: false,
       responsive: false,
@@ -889,7 +916,7 @@ class Solid {
       modeBarButtonsToRemove: ["toImage", "tableRotation", "hoverClosest3d", "resetCameraLastSave3d"],
     });
     this.Plotly = Plotly;
-    this.drawnFrame = frame;
+    volume.addEventListener("pointermove", () => this.pick());
   }
 
   /** @param {{ink: string, soft: string, line: string}} theme */
@@ -989,45 +1016,58 @@ class Solid {
     return Object.fromEntries(["x", "y", "z"].map((name, k) => [name, points.map((point) => point[k])]));
   }
 
-  /**
-   * Redraw what has changed.
-   * @param {number} frame
-   * @param {Look} look
-   * @param {boolean} body the surfaces too
-   */
-  async update(frame, look, body) {
-    const changes = [];
-    if (body) changes.push({ trace: 0, ...this.surfaces(look) });
-    if (frame !== this.drawnFrame) {
-      changes.push({ trace: 1, ...this.picture(frame) }, { trace: 2, x: this.rim(frame).x });
-    }
-    this.drawnFrame = frame;
-    if (changes.length) await this.redraw(changes);
+  /** Plotly's scene and what it draws with; undefined if a release of Plotly has them no more. */
+  get scene() {
+    const scene = this.panel.volume._fullLayout.scene?._scene;
+    return scene?.traces && scene.glplot?.objects && scene.glplot.redraw ? scene : undefined;
   }
 
   /**
-   * Give traces new data. `Plotly.restyle` would work out every trace of the figure again, which takes
-   * three times as long; so the changed ones are handed to the scene. If a release of Plotly has no such
-   * scene, `restyle` does it.
-   * @param {any[]} changes
+   * Give the scene what has changed, without drawing it. `Plotly.restyle` would work out every trace of the figure
+   * again, which takes three times as long.
+   * @param {number} frame
+   * @param {Look} look
    */
-  async redraw(changes) {
-    const { data, _fullData: full, _fullLayout: layout } = this.panel.volume;
-    const scene = layout.scene?._scene;
+  prepare(frame, look) {
+    const { tube } = this.panel;
+    const { given } = this;
+    const recolored = ["table", "low", "high"].some((name) => /** @type {any} */ (look)[name] !== /** @type {any} */ (given.look)?.[name]);
+    const changes = [];
+    if (tube !== given.tube || recolored) changes.push({ trace: 0, ...this.surfaces(look) });
+    if (frame !== given.frame) changes.push({ trace: 1, ...this.picture(frame) }, { trace: 2, x: this.rim(frame).x });
+    this.given = { tube, frame, look };
+    const { data, _fullData: full } = this.panel.volume;
     for (const { trace, ...values } of changes) {
       Object.assign(data[trace], values);
       Object.assign(full[trace], values);
+      this.scene?.traces[full[trace].uid]?.update(full[trace]);
     }
-    const drawn = changes.map(({ trace }) => scene?.traces?.[full[trace].uid]);
-    if (drawn.every((one) => one?.update) && scene.glplot?.redraw) {
-      drawn.forEach((one, n) => one.update(full[changes[n].trace]));
-      scene.glplot.redraw();
+    this.waiting.push(...changes);
+    // Plotly would also draw everything into the buffer that says what the mouse points at, and wait for the
+    // pixels: `pick` does so when there is a mouse.
+    for (const object of this.scene?.glplot.objects ?? []) object.dirty = false;
+  }
+
+  /** Draw what `prepare` has given the scene. */
+  async show() {
+    const changes = this.waiting.splice(0);
+    if (!changes.length) return;
+    if (this.scene) {
+      this.scene.glplot.redraw();
+      this.unpicked = true;
       return;
     }
     for (const { trace, ...values } of changes) {
       const update = Object.fromEntries(Object.entries(values).map(([name, value]) => [name, [value]]));
       await this.Plotly.restyle(this.panel.volume, update, [trace]);
     }
+  }
+
+  /** Bring what the mouse can point at up to what is on the screen. */
+  pick() {
+    if (!this.unpicked) return;
+    this.unpicked = false;
+    this.scene?.glplot.update();
   }
 
   /** Fit the figure to its box. */
@@ -1156,14 +1196,15 @@ export class Explorer {
     /** @type {HTMLElement[]} one for each class, most probable first */
     this.items = [];
     this.share = 1;
-    this.dirty = { tube: true, body: true };
+    this.stale = true; // the tubes
     this.queued = 0;
-    this.restQueued = 0;
     /** @type {any} */
     this.detailsQueued = 0;
     this.lastDraw = 0;
     this.lastInput = 0;
     this.rapid = false;
+    this.lastVolume = 0;
+    this.volumeCost = 0;
     this.drawing = false;
     this.playing = false;
     this.held = false;
@@ -1334,7 +1375,7 @@ export class Explorer {
       const [left, right] = this.plotEdges();
       this.change({ frame: nearest(this.times, start + ((event.offsetX - left) / (right - left)) * (stop - start)) });
     };
-    this.timeline = make("canvas", { class: "wb-timeline", role: "img", label: "mean saliency over time: click or drag to seek", onpointerdown: seek, onpointermove: seek });
+    this.timeline = make("canvas", { class: "wb-timeline", role: "img", label: `mean saliency over time${this.first.answers ? ", and dashed the probability of the class in each answer of the network" : ""}: click or drag to seek`, onpointerdown: seek, onpointermove: seek });
     return this.timeline;
   }
 
@@ -1345,7 +1386,7 @@ export class Explorer {
     if (this.host.kernel) {
       kinds.unshift(one("mp4", "save the overlay as MP4 video"), one("gif", "save the overlay as GIF"));
       kinds.push(one("page", "save this explorer as one HTML page that works offline"));
-    }
+    } else if (videoType()) kinds.unshift(one("video", "record the overlay as a video: takes as long as the clip"));
     return make("span", { class: "wb-exports", role: "toolbar", "aria-label": "export" }, ...kinds);
   }
 
@@ -1420,7 +1461,7 @@ export class Explorer {
     for (const panel of this.panels) {
       if (panel.tube && !panel.element.hidden) await this.makeVolume(Plotly, panel);
     }
-    this.announce("volume");
+    await this.drawVolumes(); // what has changed meanwhile
   }
 
   /** @param {any} Plotly @param {Panel} panel */
@@ -1460,8 +1501,7 @@ export class Explorer {
       }
     }
     this.updateShare();
-    if (["tau", "choice", "feature", "compare"].some((name) => name in changes)) this.dirty.tube = true;
-    if (["colormap", "low", "high"].some((name) => name in changes)) this.dirty.body = true;
+    if (["tau", "choice", "feature", "compare"].some((name) => name in changes)) this.stale = true;
     if (ours) {
       for (const name of Object.keys(changes)) this.unsent.add(name);
       this.commitLater();
@@ -1613,13 +1653,17 @@ export class Explorer {
     this.lastDraw = performance.now();
     try {
       this.refreshControls();
-      if (this.dirty.tube) this.computeTubes();
+      if (this.stale) this.computeTubes();
       for (const panel of this.panels) if (!panel.element.hidden) panel.draw(this.frameOf(panel), this.lookOf(panel), this.theme.ink);
       this.announce("overlay");
     } catch (error) {
       this.fail(error);
     }
-    if (!this.restQueued) this.restQueued = requestAnimationFrame(() => setTimeout(() => this.drawRest()));
+    clearTimeout(this.volumeTimer);
+    // Drawn now, the volume comes with the overlay in the screen's next frame.
+    if (this.throttled) this.volumeTimer = setTimeout(() => this.drawVolumes(), 90);
+    else this.drawVolumes();
+    this.detailsQueued ||= setTimeout(() => this.drawDetails(), 60);
   }
 
   /** A difference has its own, diverging colours. @param {Panel} panel */
@@ -1650,8 +1694,7 @@ export class Explorer {
       joint.tube = a.tube && b.tube && difference(a.tube, b.tube);
     }
     this.main.classList.toggle("wb-three", this.comparable && !joint.element.hidden);
-    this.dirty.tube = false;
-    this.dirty.body = true;
+    this.stale = false;
   }
 
   /** @param {number} number of the explanation @param {number} target */
@@ -1668,7 +1711,7 @@ export class Explorer {
       one.learn(target, { weights, scale: content.scale, elements: content.elements ? elements : undefined });
       if (number === 0 && target === this.target) this.fitTau(this.share);
       this.updateShare();
-      this.dirty.tube = true;
+      this.stale = true;
       this.refreshControls();
       this.schedule();
     } catch (error) {
@@ -1679,14 +1722,9 @@ export class Explorer {
     }
   }
 
-  drawRest() {
-    this.restQueued = 0;
-    clearTimeout(this.volumeTimer);
-    // While a slider is dragged the overlay comes first: the volume follows when it rests, or now and then.
-    const wait = this.rapid && performance.now() - (this.lastVolume ?? 0) < 400 ? 90 : 0;
-    if (wait) this.volumeTimer = setTimeout(() => this.drawVolumes(), wait);
-    else this.drawVolumes();
-    this.detailsQueued ||= setTimeout(() => this.drawDetails());
+  /** While a slider is dragged the overlay comes first: the volume follows when it rests, or now and then. */
+  get throttled() {
+    return this.rapid && performance.now() - this.lastVolume < 250;
   }
 
   drawDetails() {
@@ -1702,23 +1740,27 @@ export class Explorer {
     });
   }
 
+  prepareVolumes() {
+    for (const panel of this.panels) {
+      if (panel.solid.made && panel.tube && !panel.element.hidden) panel.solid.prepare(this.frameOf(panel), this.lookOf(panel));
+    }
+  }
+
   async drawVolumes() {
     if (this.drawing) {
       this.again = true;
       return;
     }
-    if (this.playing && (this.volumeCost ?? 0) > 30) return; // a slow screen: the picture moves when it rests
+    if (this.playing && this.volumeCost > 30) return; // a slow screen: the picture moves when it rests
     this.drawing = true;
     try {
       do {
         this.again = false;
         const begun = performance.now();
-        const { body } = this.dirty;
-        this.dirty.body = false;
+        this.prepareVolumes();
         for (const panel of this.panels) {
-          if (panel.element.hidden || !panel.tube) continue;
-          if (panel.solid.made) await panel.solid.update(this.frameOf(panel), this.lookOf(panel), body);
-          else if (shared.workbenchPlotly && this.panels[0].solid.made) await this.makeVolume(await shared.workbenchPlotly, panel);
+          if (panel.solid.made) await panel.solid.show();
+          else if (this.panels[0].solid.made && panel.tube && !panel.element.hidden) await this.makeVolume(await shared.workbenchPlotly, panel);
         }
         this.lastVolume = performance.now();
         this.volumeCost = this.lastVolume - begun;
@@ -1891,7 +1933,7 @@ export class Explorer {
     frames.forEach((frame, n) => {
       const first = frame * H * W;
       paint(image.data, panel.thumbs[frame].data, (k) => tube.values[first + rows[(k / small.width) | 0] + columns[k % small.width]], tube, this.lookOf(panel));
-      /** @type {CanvasRenderingContext2D} */ (this.thumb.getContext("2d")).putImageData(image, 0, 0);
+      context2d(this.thumb).putImageData(image, 0, 0);
       const left = n * step + (step - wide) / 2;
       context.drawImage(this.thumb, left + 1, 2, wide - 2, height);
       if (n !== nearestShown) return;
@@ -1906,8 +1948,9 @@ export class Explorer {
     return [Math.min(...ends.map((end) => end[0])), Math.max(...ends.map((end) => end[1]))];
   }
 
+  /** Left and right end of the timeline's plot; answers over time have an axis of their own on the right. */
   plotEdges() {
-    return [40, (this.timeline.clientWidth || 600) - 10];
+    return [40, (this.timeline.clientWidth || 600) - (this.evidence.some((one) => one.answers) ? 44 : 10)];
   }
 
   drawTimeline() {
@@ -1968,6 +2011,40 @@ export class Explorer {
       context.fillRect(place, height - 12, 9, 9);
       context.fillText(panel.title, place + 13, height - 7, (right - left) / (shown.length + 1) - 20);
     });
+    this.drawAnswers(context, x, [top, bottom], right);
+  }
+
+  /**
+   * The network's answers over time, dashed, with their axis on the right.
+   * @param {CanvasRenderingContext2D} context
+   * @param {(time: number) => number} x
+   * @param {[number, number]} ends top and bottom of the plot
+   * @param {number} right
+   */
+  drawAnswers(context, x, [top, bottom], right) {
+    const name = this.first.payload.classes[this.target];
+    const lines = this.evidence.map((one) => one.answerLine(one.payload.classes.indexOf(name)));
+    if (!lines.some(Boolean)) return;
+    const y = (/** @type {number} */ value) => bottom - value * (bottom - top);
+    const color = (/** @type {number} */ n) => (lines.length > 1 ? this.panels[n].color : LINES[0]);
+    context.fillStyle = this.theme.soft;
+    for (const value of [0, 0.5, 1]) context.fillText(value.toFixed(1), right + 6, y(value));
+    context.setLineDash([6, 4]);
+    lines.forEach((line, n) => {
+      context.strokeStyle = color(n);
+      context.lineWidth = 2;
+      context.beginPath();
+      for (const { time, probability } of line ?? []) context.lineTo(x(time), y(probability));
+      context.stroke();
+    });
+    context.setLineDash([]);
+    context.save();
+    context.translate(right + 36, (top + bottom) / 2);
+    context.rotate(Math.PI / 2);
+    context.textAlign = "center";
+    context.fillStyle = color(0);
+    context.fillText("answer (dashed)", 0, 0, bottom - top + 30);
+    context.restore();
   }
 
   resized() {
@@ -1992,6 +2069,9 @@ export class Explorer {
       const png = kind === "png";
       const bytes = await encoded(canvas, png ? "image/png" : "image/jpeg");
       download(`${name}.${kind}`, png ? bytes : pdfOf(new Uint8Array(bytes), canvas.width, canvas.height), png ? "image/png" : "application/pdf");
+    } else if (kind === "video") {
+      const type = videoType();
+      download(`${name}.${type.includes("webm") ? "webm" : "mp4"}`, await this.recording(type), type);
     } else {
       const buffers = [];
       for (let frame = 0; frame < this.times.length; frame++) buffers.push(await encoded(this.row(frame), "image/jpeg"));
@@ -2001,6 +2081,26 @@ export class Explorer {
     this.announce("export");
   }
 
+  /** A run through the clip, recorded by the browser at the clip's own pace. @param {string} type */
+  async recording(type) {
+    const canvas = this.row(0);
+    const recorder = new MediaRecorder(canvas.captureStream(), { mimeType: type, videoBitsPerSecond: 4e6 });
+    /** @type {Blob[]} */
+    const parts = [];
+    recorder.ondataavailable = (event) => parts.push(event.data);
+    const stopped = new Promise((done) => (recorder.onstop = done));
+    recorder.start();
+    const [start, stop] = timeEnds(this.times);
+    const begun = performance.now();
+    for (let time = start; time < stop; time = start + (performance.now() - begun) / 1000) {
+      context2d(canvas).drawImage(this.row(nearest(this.times, time)), 0, 0);
+      await new Promise(requestAnimationFrame);
+    }
+    recorder.stop();
+    await stopped;
+    return new Blob(parts, { type });
+  }
+
   /** All panels at a frame, side by side. @param {number} frame */
   row(frame) {
     const shown = this.panels.filter((panel) => !panel.element.hidden);
@@ -2008,7 +2108,7 @@ export class Explorer {
     const widths = shown.map((panel) => 2 * Math.round((height * panel.payload.size[2]) / panel.payload.size[1] / 2));
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [widths.reduce((a, b) => a + b, 0), height];
-    const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+    const context = context2d(canvas);
     shown.forEach((panel, n) => {
       const at = panel.payload === this.first.payload ? frame : nearest(panel.payload.times, this.times[frame]);
       panel.drawFrame(context, at, this.lookOf(panel), widths[n], height);
@@ -2026,7 +2126,7 @@ export class Explorer {
     const [height, width, head, gap] = [200, Math.round((200 * W) / H), 26, 4];
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [count * (width + gap) - gap, 28 + shown.length * (head + height)];
-    const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+    const context = context2d(canvas);
     context.fillStyle = "#fff";
     context.fillRect(0, 0, canvas.width, canvas.height);
     const { payload } = this.first;
@@ -2137,6 +2237,12 @@ async function encoded(canvas, type) {
   const blob = await new Promise((done) => canvas.toBlob(done, type, 0.95));
   if (blob === null) throw new Error("the browser could not encode the picture");
   return blob.arrayBuffer();
+}
+
+/** The kind of video that this browser can record, or "". */
+function videoType() {
+  if (typeof MediaRecorder === "undefined" || !HTMLCanvasElement.prototype.captureStream) return "";
+  return ["video/webm", "video/mp4"].find((type) => MediaRecorder.isTypeSupported(type)) ?? "";
 }
 
 /** @param {string} name @param {BlobPart} bytes @param {string} type */
