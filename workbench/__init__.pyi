@@ -32,7 +32,7 @@ from .saliency.attribution import attribute
 from .saliency.explaining import explain
 from .saliency.explanation import Explanation
 from .saliency.tubes import Tube, tau_for_share
-from .studies import attribution_study, charts, evaluation, figures, study
+from .studies import attribution_study, charts, evaluation, figures, study, training_matrix
 from .studies.diagnosis import diagnose
 from .studies.evaluation import evaluate, predictions
 from .studies.randomisation import cascading_randomisation

@@ -52,7 +52,8 @@ def attribute(
     - "tube": the Saliency Tube (Stergiou et al., ICIP 2019), 1.
     - "grad-cam" (Selvaraju et al., ICCV 2017), "grad-cam++" (Chattopadhay et al., WACV 2018) and
       "layercam" (Jiang et al., TIP 2021) at the target layer, 1. `dataclasses.replace(model,
-      layer=…)` gives them another.
+      layer=…)` gives them another. Grad-CAM is that of `explain`, which unlike captum's finds the
+      order of axes; a test compares the two.
     - "score-cam" (Wang et al., CVPR workshops 2020): one a channel of the target layer.
     - "occlusion" (Zeiler and Fergus, ECCV 2014, by captum): a box of a quarter of the clip along
       every axis in the clip's mean colour, moved by a quarter in time and an eighth in space, 196.
