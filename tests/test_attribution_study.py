@@ -91,6 +91,8 @@ def test_the_record_holds_every_method_on_enough_clips() -> None:
     record = study.recorded_attributions()
     clips = record.groupby("method")["clip"].nunique()
     assert set(clips.index) == RECORDED
-    assert (clips >= 100).all()
+    costly = ["score-cam", "occlusion", "rise", "extremal"]
+    assert (clips.drop(costly) >= 100).all()
+    assert (clips[costly] >= 30).all()
     assert set(record["clip"]) <= set(study.pair_clips().index.index)
     assert {"weights", "torch", "date"} <= set(record.attrs)

@@ -141,12 +141,16 @@ def test_centre_baselines_score_what_pencil_and_paper_say(tmp_path: Path) -> Non
     # The middle frame is the 8th of 16: frame 27, where the square spans 128 to 168 and
     # 100 to 140. The centre, column 159 and row 119, lies in it.
     assert (SAMPLED[7], left(27)) == (27, 128)
-    rows = scored(ucf(tmp_path))
+    flat = np.ones((FRAMES, 240, 320))
+    rows = scored(ucf(tmp_path), flat=lambda clip, label: flat)
     middle = rows.loc["centre of the middle frame"]
     assert middle["points"]
     assert middle["centre hits"]
     assert not middle["informative"]
     assert middle["energy inside"] == 1
+    peak = ["peak time", "peak x", "peak y"]
+    assert middle[peak].tolist() == pytest.approx([27 / 25, CENTRE[1] + 0.5, CENTRE[0] + 0.5])
+    assert rows.loc["flat", peak].isna().all()
     # 10 ≤ n < 50: frames 11, 15, 19, …, 47, which are 10 of the 16 sampled.
     inside = (SAMPLED >= 10) & (SAMPLED < 50)
     assert inside.sum() == 10
@@ -191,19 +195,6 @@ def test_centre_baselines_on_masks(tmp_path: Path, name: str, middle: int, colum
     assert centre["centre hits"] == bool(middle)
     assert rows.loc["frame centre", "energy inside"] == pytest.approx(column)
     assert centre["box share"] == pytest.approx(40 * 40 / (240 * 320))
-
-
-def test_the_largest_voxel_is_reported_with_its_place(tmp_path: Path) -> None:
-    rows = scored(
-        ucf(tmp_path),
-        corner=lambda clip, label: np.eye(1, 16 * 240 * 320, 321).reshape(16, 240, 320),
-        flat=lambda clip, label: np.ones((16, 240, 320)),
-    )
-    assert rows.loc["corner", ["peak time", "peak x", "peak y"]].tolist() == [0, 1.5, 1.5]
-    assert rows.loc["flat", ["peak time", "peak x", "peak y"]].isna().all()
-    middle = rows.loc["centre of the middle frame"]
-    assert middle["peak time"] == pytest.approx(SAMPLED[7] / 25)
-    assert middle[["peak x", "peak y"]].tolist() == [CENTRE[1] + 0.5, CENTRE[0] + 0.5]
 
 
 def test_a_clip_whose_centre_misses_is_informative(tmp_path: Path) -> None:
@@ -372,10 +363,10 @@ def test_the_command_appends_one_row(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_the_fresh_network_does_not_depend_on_other_clips(tmp_path: Path) -> None:
     data = three_groups(tmp_path)
     model = network(["Biking", "no"])
-    every = wb.score(data, model, TRUTH, progress=False)
-    last = wb.score(data.subset(data.index.index[-1:]), model, TRUTH, progress=False)
-    columns = every.columns.drop("seconds")
-    rows = every[every["clip"] == data.index.index[-1]][columns].reset_index(drop=True)
+    both = wb.score(data.subset(data.index.index[:2]), model, {"red": red}, progress=False)
+    last = wb.score(data.subset(data.index.index[1:2]), model, {"red": red}, progress=False)
+    columns = both.columns.drop("seconds")
+    rows = both[both["clip"] == data.index.index[1]][columns].reset_index(drop=True)
     pd.testing.assert_frame_equal(pd.DataFrame(rows), pd.DataFrame(last[columns]))
 
 

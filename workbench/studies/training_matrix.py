@@ -165,7 +165,7 @@ def matrix_means(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def recorded_matrix() -> pd.DataFrame:
-    """Return the shipped rows: all cells on 100 clips of each split.
+    """Return the shipped rows: cells of the matrix on 100 clips of each split.
 
     Raises FileNotFoundError outside a checkout.
     """
