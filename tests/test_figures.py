@@ -48,10 +48,12 @@ def drawn(kind: str, clip: wb.Clip, ex: wb.Explanation) -> Figure:
         )
     if kind == "overlay":
         return figures.overlay_figure([panel(clip, ex, "(a)  One"), panel(clip, ex, "(b)  Other")])
-    return figures.comparison_figure(clip, [panel(clip, ex), panel(clip, ex, "Other")], "A title")
+    names = ("MFNet\n(3-D)", "Other", "MFNet, iid\n(3-D)")
+    panels = [panel(clip, ex, name) for name in names[: 2 if kind == "comparison" else 3]]
+    return figures.comparison_figure(clip, panels, "A title")
 
 
-KINDS = ("method", "overlay", "comparison")
+KINDS = ("method", "overlay", "comparison", "three networks")
 
 
 @pytest.mark.parametrize("kind", KINDS)

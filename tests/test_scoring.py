@@ -91,13 +91,13 @@ def jhmdb(root: Path) -> wb.Dataset:
 
 
 def kitchen(root: Path) -> wb.Dataset:
-    """Masks at four of the sampled frames only, the square in all of the video."""
+    """Masks at four of the sampled frames only (7, 19, 31, 55), the square in all of the video."""
     folder = write_kitchen(root, "25")
     film = root / "EPIC-KITCHENS" / "P01" / "videos" / "P01_101.MP4"
     film.unlink()
     write_phantom(film, 0, COUNT)
     times, entries = {}, []
-    for n in SAMPLED[[2, 5, 9, 14]].tolist():
+    for n in SAMPLED[[2, 5, 8, 14]].tolist():
         x0, y0 = 6 * left(n), 4.5 * TOP  # 1920×1080 from 320×240
         x1, y1 = x0 + 6 * WIDTH, y0 + 4.5 * HEIGHT
         image = f"P01_101_frame_{n:010d}.jpg"
@@ -141,12 +141,16 @@ def test_centre_baselines_score_what_pencil_and_paper_say(tmp_path: Path) -> Non
     # The middle frame is the 8th of 16: frame 27, where the square spans 128 to 168 and
     # 100 to 140. The centre, column 159 and row 119, lies in it.
     assert (SAMPLED[7], left(27)) == (27, 128)
-    rows = scored(ucf(tmp_path))
+    flat = np.ones((FRAMES, 240, 320))
+    rows = scored(ucf(tmp_path), flat=lambda clip, label: flat)
     middle = rows.loc["centre of the middle frame"]
     assert middle["points"]
     assert middle["centre hits"]
     assert not middle["informative"]
     assert middle["energy inside"] == 1
+    peak = ["peak time", "peak x", "peak y"]
+    assert middle[peak].tolist() == pytest.approx([27 / 25, CENTRE[1] + 0.5, CENTRE[0] + 0.5])
+    assert rows.loc["flat", peak].isna().all()
     # 10 ≤ n < 50: frames 11, 15, 19, …, 47, which are 10 of the 16 sampled.
     inside = (SAMPLED >= 10) & (SAMPLED < 50)
     assert inside.sum() == 10
@@ -172,6 +176,25 @@ def test_centre_baselines_score_what_pencil_and_paper_say(tmp_path: Path) -> Non
                 at_square = TOP <= y < TOP + HEIGHT and left(n) <= x < left(n) + WIDTH
                 within += value if inside[t] and at_square else 0
     assert rows.loc["centre Gaussian", "energy inside"] == pytest.approx(within / total, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "middle", "column"),
+    [
+        # All 16 frames are annotated. The middle one, 27, and 31 have the square on the centre.
+        ("JHMDB", 1, 2 / 16),
+        # Of 7, 19, 31 and 55 the square is on the centre in 31. The middle frame is not annotated.
+        ("VISOR", 0, 1 / 4),
+    ],
+)
+def test_centre_baselines_on_masks(tmp_path: Path, name: str, middle: int, column: float) -> None:
+    rows = scored(FORMATS[name](tmp_path))
+    scores = ["points", "points in space", "energy inside"]
+    centre = rows.loc["centre of the middle frame"]
+    assert centre[scores].astype(float).tolist() == [middle] * 3
+    assert centre["centre hits"] == bool(middle)
+    assert rows.loc["frame centre", "energy inside"] == pytest.approx(column)
+    assert centre["box share"] == pytest.approx(40 * 40 / (240 * 320))
 
 
 def test_a_clip_whose_centre_misses_is_informative(tmp_path: Path) -> None:
@@ -212,9 +235,9 @@ def test_baselines_methods_and_costs_are_all_there(tmp_path: Path) -> None:
     assert isinstance(scores, pd.DataFrame)
     rows = scores.set_index("method")
     assert rows.index.tolist() == ["tube", "integrated-gradients", *BASELINES]
-    assert rows["forward passes"].tolist() == [1, 21, 0, 0, 0, 0, 0, 0, 1]
+    assert rows["forward passes"].tolist() == [1, 21, 0, 0, 0, 0, 0, 0, 1, 2]
     assert (rows["seconds"] > 0).all()
-    assert rows["kind"].tolist() == ["method"] * 2 + ["baseline"] * 7
+    assert rows["kind"].tolist() == ["method"] * 2 + ["baseline"] * 8
     assert rows["group"].unique().tolist() == ["Biking/1"]
     assert rows.loc["tube", "points"]
     # The detector sees red, and nothing else moves: flow and difference find the square's edges.
@@ -337,17 +360,46 @@ def test_the_command_appends_one_row(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "Row appended to" in capsys.readouterr().out
 
 
-def test_a_real_clip_from_file_to_table(annotations_folder: Path, clips_folder: Path) -> None:
-    data = wb.ucf101_24(
-        clips_folder / "ucf101", annotations_folder / "ucf101-24", subset="train"
-    ).present()
-    model = wb.wrap_model(
-        RedDetector(), wb.InputSpec(frames=8, resize=(60, 80)), data.classes[18:20]
-    )
-    scores = wb.score(data, model, ("tube", "rise"), progress=False)
-    assert scores["method"].nunique() == 9
+def test_the_fresh_network_does_not_depend_on_other_clips(tmp_path: Path) -> None:
+    data = three_groups(tmp_path)
+    model = network(["Biking", "no"])
+    both = wb.score(data.subset(data.index.index[:2]), model, {"red": red}, progress=False)
+    last = wb.score(data.subset(data.index.index[1:2]), model, {"red": red}, progress=False)
+    columns = both.columns.drop("seconds")
+    rows = both[both["clip"] == data.index.index[1]][columns].reset_index(drop=True)
+    pd.testing.assert_frame_equal(pd.DataFrame(rows), pd.DataFrame(last[columns]))
+
+
+@pytest.mark.slow
+def test_a_real_clip_from_file_to_table(
+    annotations_folder: Path, clips_folder: Path, tmp_path: Path
+) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("1 Basketball\n2 SoccerJuggling\n")
+    assert score_command(
+        str(clips_folder / "ucf101"),
+        "mfnet3d",
+        annotations=str(annotations_folder / "ucf101-24"),
+        subset="train",
+        classes=str(names),
+        table=tmp_path / "scores.csv",
+    ) == 0  # fmt: skip
+    (row,) = pd.read_csv(tmp_path / "scores.csv").to_dict("records")
+    assert (row["model"], row["clips"], row["data"]) == ("mfnet3d", 1, "UCF101-24 train, split 1")
+    (kept,) = tmp_path.glob("*.parquet")
+    scores = read_scores(kept)
+    assert scores["method"].tolist() == ["tube", *BASELINES]
     assert scores["class"].unique().tolist() == ["SoccerJuggling"]
     assert scores["fills the clip"].all()
-    share = scores["box share"].iloc[0]
-    first = 64 * 124 / (320 * 240)
-    assert share == pytest.approx(first, rel=0.5)
+    # The box is about as large as in the first frame: 64×124 of 320×240, of which 256 columns and
+    # rows are cropped to 224.
+    share = 64 * 124 / (320 * 240) * (256 / 224) ** 2
+    assert scores["box share"].iloc[0] == pytest.approx(share, rel=0.5)
+
+
+def test_a_folder_without_clips_is_named(annotations_folder: Path, clips_folder: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none of the 914 clips of UCF101-24 test"):
+        score_command(
+            str(clips_folder / "ucf101"), "samples/mfnet",
+            annotations=str(annotations_folder / "ucf101-24"),
+        )  # fmt: skip

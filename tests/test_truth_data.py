@@ -17,7 +17,7 @@ from videos import picture, read_numbers, write_video
 
 import workbench as wb
 from workbench.datasets import actor_boxes, visor
-from workbench.datasets.actor_boxes import ActorTube, read_actors
+from workbench.datasets.actor_boxes import read_actors
 from workbench.datasets.array_pickles import load_arrays
 from workbench.datasets.puppet_masks import boxes_of
 
@@ -102,14 +102,15 @@ def test_boxes_follow_resizing_and_cropping(tmp_path: Path) -> None:
     assert clip.crop(5, 20, 100, 100).actions[0].boxes[10].tolist() == [0, 5, 20, 55]
 
 
-def corners(actors: dict[str, list[ActorTube]]) -> dict:
-    """UCF101v2-GT.pkl's content: 1-based frames and corners."""
+def corners(annotated: dict) -> dict:
+    """UCF101v2-GT.pkl's content from pyannot.pkl's: 1-based frames and corners, x2 = x + w."""
     tubes: dict = {}
-    for video, found in actors.items():
-        for actor in found:
-            numbers = actor.first + 1 + np.arange(len(actor.boxes), dtype=np.float32)
-            rows = np.column_stack([numbers, actor.boxes + 1])
-            tubes.setdefault(video, {}).setdefault(actor.label, []).append(rows)
+    for video, entry in annotated.items():
+        for actor in entry["annotations"]:
+            numbers = np.arange(actor["sf"], actor["ef"], dtype=np.float32) + 1
+            x, y, w, h = actor["boxes"].astype(np.float32).T
+            rows = np.column_stack([numbers, x, y, x + w, y + h])
+            tubes.setdefault(video, {}).setdefault(actor["label"], []).append(rows)
     return {"labels": list(actor_boxes.CLASSES), "gttubes": tubes, "nframes": {}, "resolution": {}}
 
 
@@ -117,7 +118,7 @@ def test_both_formats_give_the_same_boxes(tmp_path: Path, annotations_folder: Pa
     source = annotations_folder / "ucf101-24" / "pyannot.pkl"
     original = read_actors(source)
     path = tmp_path / "UCF101v2-GT.pkl"
-    path.write_bytes(pickle.dumps(corners(original), protocol=2))
+    path.write_bytes(pickle.dumps(corners(load_arrays(source)), protocol=2))
     again = read_actors(path)
     assert again.keys() == original.keys()
     for video, actors in original.items():
@@ -180,7 +181,7 @@ def test_a_malicious_pickle_is_refused_at_every_position(tmp_path: Path, protoco
     write_pyannot(tmp_path / "good.pkl", [(0, numbered_tube(0, 3))])
     good = pickle.loads((tmp_path / "good.pkl").read_bytes())
     variants = [*with_bombs(good, Bomb(tmp_path / "ran"))]
-    variants += [*with_bombs(corners(read_actors(tmp_path / "good.pkl")), Bomb(tmp_path / "ran"))]
+    variants += [*with_bombs(corners(good), Bomb(tmp_path / "ran"))]
     assert len(variants) > 20
     path = tmp_path / "bad.pkl"
     for variant in variants:

@@ -32,7 +32,15 @@ from .saliency.attribution import attribute
 from .saliency.explaining import explain
 from .saliency.explanation import Explanation
 from .saliency.tubes import Tube, tau_for_share
-from .studies import attribution_study, charts, evaluation, figures, study, transformer_study
+from .studies import (
+    attribution_study,
+    charts,
+    evaluation,
+    figures,
+    study,
+    training_matrix,
+    transformer_study,
+)
 from .studies.diagnosis import diagnose
 from .studies.evaluation import evaluate, predictions
 from .studies.randomisation import cascading_randomisation

@@ -149,6 +149,7 @@ def _add_score(commands: Commands) -> None:
     )
     parser.add_argument("--model", required=True, help="a name of wb.list_models()")
     parser.add_argument("--annotations", help="UCF101-24's boxes, or the folder of VISOR")
+    parser.add_argument("--subset", help="train, test or validation (default: what is for testing)")
     parser.add_argument("--checkpoint", help="the weights, for a model that takes them")
     parser.add_argument("--classes", help="a file with a class name on each line")
     parser.add_argument("--methods", nargs="+", default=["tube"], help="of wb.attribute")
@@ -165,6 +166,7 @@ def score(options: argparse.Namespace) -> int:
         options.data,
         options.model,
         annotations=options.annotations,
+        subset=options.subset,
         checkpoint=options.checkpoint,
         classes=options.classes,
         methods=options.methods,
@@ -228,6 +230,9 @@ def _add_study(commands: Commands) -> None:
         "study-attributions", help="methods of attribution on sample pairs; takes an hour"
     )
     parser.add_argument("folder", nargs="?", default="results/attributions", help="of the rows")
+    parser.add_argument(
+        "--costs", action="store_true", help="only what each method costs, on an idle machine"
+    )
     parser.set_defaults(run=study_attributions)
     parser = commands.add_parser(
         "study-transformers", help="where small transformers' tubes point; takes half an hour"
@@ -236,6 +241,14 @@ def _add_study(commands: Commands) -> None:
     parser.add_argument("--families", nargs="+", default=[], help="(default: all)")
     parser.add_argument("--clips", type=int, default=100, help="clips a family (default: 100)")
     parser.set_defaults(run=study_transformers)
+    parser = commands.add_parser(
+        "study-training",
+        help="train 2-D and 3-D networks alike and compare their tubes; takes an hour and a half",
+    )
+    parser.add_argument("folder", nargs="?", default="results/training", help="of weights and rows")
+    parser.add_argument("--clips", type=int, default=100, help="clips per split (default: 100)")
+    parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    parser.set_defaults(run=study_training)
 
 
 def study(options: argparse.Namespace) -> int:
@@ -271,9 +284,25 @@ def study(options: argparse.Namespace) -> int:
 
 def study_attributions(options: argparse.Namespace) -> int:
     """Score every method of attribution, or resume it, and print the summary."""
-    from .studies.attribution_study import measure_attributions
+    from .studies.attribution_study import COSTS, measure_attributions, measure_costs
 
-    print(measure_attributions(options.folder).summary().to_string())
+    if options.costs:
+        folder = Path(options.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        costs = measure_costs()
+        costs.round(4).to_csv(folder / COSTS.name)
+        print(costs.round(3).to_string())
+    else:
+        print(measure_attributions(options.folder).summary().to_string())
+    return 0
+
+
+def study_training(options: argparse.Namespace) -> int:
+    """Train and measure the training matrix, or resume it, and print means over the seeds."""
+    from .studies.training_matrix import matrix_means, measure_matrix
+
+    rows = measure_matrix(options.folder, options.clips, options.workers)
+    print(f"{matrix_means(rows).round(3).to_string()}\n\nWeights and rows: {options.folder}")
     return 0
 
 
@@ -378,7 +407,7 @@ def _add_makers(commands: Commands) -> None:
     parser = commands.add_parser("make-samples", help="build data/samples from its seeds")
     parser.set_defaults(run=make_samples)
     parser = commands.add_parser("train-sample", help="train a shipped network again; an hour")
-    parser.add_argument("name", choices=("mfnet", "tsn"))
+    parser.add_argument("name", choices=("mfnet", "tsn", "mfnet-iid"))
     parser.set_defaults(run=train_sample)
     parser = commands.add_parser(
         "train-transformers", help="train the study's small transformers; half an hour"

@@ -32,10 +32,10 @@ class Action:
     label: str
     start: float
     stop: float
-    boxes: np.ndarray | None = None
-    masks: np.ndarray | None = None
-    annotated: np.ndarray | None = None
-    interpolated: np.ndarray | None = None
+    boxes: np.ndarray | None = field(default=None, repr=False)
+    masks: np.ndarray | None = field(default=None, repr=False)
+    annotated: np.ndarray | None = field(default=None, repr=False)
+    interpolated: np.ndarray | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

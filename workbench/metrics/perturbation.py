@@ -69,10 +69,9 @@ def deletion(
     clips.
 
     Blocks are ranked by their mean, not single voxels: the maps are far coarser than the clip, so
-        the
-    order within a block is the spline's, not the network's. Single voxels would also read as noise,
-    or be inferred from their neighbours. Blocks with equal means are taken in random order, so a
-    constant tube is the random baseline itself.
+    the order within a block is the spline's, not the network's. Single voxels would also read as
+    noise, or be inferred from their neighbours. Blocks with equal means are taken in random order,
+    so a constant tube is the random baseline itself.
 
     Args:
         score: frames (N, T, H, W, 3) uint8 to scores (N,): the probability of the class explained.
@@ -91,17 +90,10 @@ def deletion(
         ValueError: a tube of another size than the clip or with NaN, invalid steps, baseline, grid
             or batch, or scores that are not (N,) finite numbers.
     """
-    return _curve(
-        "deletion",
-        score,
-        clip,
-        tube,
-        steps=steps,
-        baseline=baseline,
-        grid=grid,
-        batch=batch,
-        seed=seed,
-    )
+    rank = _block_ranks(_volume_of(tube, clip), grid, seed)
+    replaced = _replaced(clip, baseline)
+    share, scores = _exchange(score, clip.frames, replaced, rank, steps=steps, batch=batch)
+    return Curve("deletion", share, scores)
 
 
 def insertion(
@@ -118,20 +110,12 @@ def insertion(
     """Reveal the voxels of a clip in the baseline, most salient first. A high AUC is good.
 
     The reverse of `deletion`: same arguments, range, errors and source. A constant tube is the
-        random
-    baseline here too.
+    random baseline here too.
     """
-    return _curve(
-        "insertion",
-        score,
-        clip,
-        tube,
-        steps=steps,
-        baseline=baseline,
-        grid=grid,
-        batch=batch,
-        seed=seed,
-    )
+    rank = _block_ranks(_volume_of(tube, clip), grid, seed)
+    replaced = _replaced(clip, baseline)
+    share, scores = _exchange(score, replaced, clip.frames, rank, steps=steps, batch=batch)
+    return Curve("insertion", share, scores)
 
 
 def replacement(clip: Clip, baseline: Baseline = "blur") -> np.ndarray:
@@ -167,42 +151,51 @@ def random_order(
     return (volume / order.size).astype(np.float32)
 
 
-def _curve(
-    kind: str,
-    score: Score,
-    clip: Clip,
-    tube: TubeLike,
-    *,
-    steps: int | Sequence[float],
-    baseline: Baseline | np.ndarray,
-    grid: tuple[int, int, int],
-    batch: int,
-    seed: int,
-) -> Curve:
-    volume, frames = as_volume(tube), clip.frames
-    if volume.shape != frames.shape[:3]:
+def _volume_of(tube: TubeLike, clip: Clip) -> np.ndarray:
+    """Return the tube's volume; raises ValueError unless it is of the clip's size."""
+    volume = as_volume(tube)
+    if volume.shape != clip.frames.shape[:3]:
         raise ValueError(
-            f"the tube is {volume.shape} and the clip {frames.shape[:3]}: "
+            f"the tube is {volume.shape} and the clip {clip.frames.shape[:3]}: "
             "give the clip as the network saw it, ex.clip"
         )
+    return volume
+
+
+def _replaced(clip: Clip, baseline: Baseline | np.ndarray) -> np.ndarray:
+    """Return the frames of a baseline, by its name or as given; they are like the clip's."""
+    frames = replacement(clip, baseline) if isinstance(baseline, str) else np.asarray(baseline)
+    if frames.shape != clip.frames.shape or frames.dtype != np.uint8:
+        raise ValueError(
+            f"baseline: expected frames {clip.frames.shape} uint8, got {frames.shape} of "
+            f"{frames.dtype}"
+        )
+    return frames
+
+
+def _exchange(
+    score: Score,
+    before: np.ndarray,
+    after: np.ndarray,
+    rank: np.ndarray,
+    *,
+    steps: int | Sequence[float],
+    batch: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Put the voxels of `after` into `before`, block by block in the order of their rank (T, H, W).
+
+    Returns the share of voxels that are exchanged (S,), and the score at each share (S,).
+    """
     if batch < 1:
         raise ValueError(f"batch: expected at least one clip at once, got {batch}")
-    other = replacement(clip, baseline) if isinstance(baseline, str) else np.asarray(baseline)
-    if other.shape != frames.shape or other.dtype != np.uint8:
-        raise ValueError(
-            f"baseline: expected frames {frames.shape} uint8, got {other.shape} of {other.dtype}"
-        )
-    # Begin with `before`, and put voxels of `after` into it in the order of their rank.
-    before, after = (frames, other) if kind == "deletion" else (other, frames)
-    rank = _block_ranks(volume, grid, seed)
     counts = _block_counts(steps, int(rank.max()) + 1)
     scores = []
     for start in range(0, len(counts), batch):
-        changed = rank[None] < counts[start : start + batch, None, None, None]
-        scores.append(check_scores(score, np.where(changed[..., None], after, before)))
+        exchanged = rank[None] < counts[start : start + batch, None, None, None]
+        scores.append(check_scores(score, np.where(exchanged[..., None], after, before)))
     # Shares are of voxels, not of blocks: blocks may differ in size by a voxel along each axis.
     share = np.searchsorted(np.sort(rank, axis=None), counts) / rank.size
-    return Curve(kind, share, np.concatenate(scores))
+    return share, np.concatenate(scores)
 
 
 def _block_ranks(volume: np.ndarray, grid: tuple[int, int, int], seed: int) -> np.ndarray:

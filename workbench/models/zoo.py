@@ -51,6 +51,7 @@ SAMPLES_MFNET: dict[str, Any] = {
 }
 SAMPLES: dict[str, Callable[[int], nn.Module]] = {
     "mfnet": lambda classes: MFNet3d(classes, **SAMPLES_MFNET),
+    "mfnet-iid": lambda classes: MFNet3d(classes, **SAMPLES_MFNET),
     "tsn": lambda classes: TSN(SmallResNet(classes)),
 }
 
@@ -68,7 +69,8 @@ class Entry:
 def load_model(name: str, **options: Any) -> VideoModel:
     """Load a model by name; `list_models()` lists the names.
 
-    - `samples/mfnet` and `samples/tsn` are shipped.
+    - `samples/mfnet`, `samples/tsn`, and `samples/mfnet-iid`, an MFNet trained as the TSN was, are
+      shipped.
     - `mfnet3d` takes a published checkpoint.
     - `torchvision/r3d_18` and its siblings come with Kinetics-400 weights.
     - `tsn/resnet50`, or any other picture network of torchvision or (as `tsn/timm/<name>`) of timm,
@@ -138,7 +140,7 @@ def mfnet3d(
 
 
 def sample_network(name: str, device: torch.device | str | None = None) -> VideoModel:
-    """Load a shipped network, `mfnet` or `tsn`, trained on the eight motions of `wb.samples`.
+    """Load a shipped network, `mfnet`, `mfnet-iid` or `tsn`, trained on the eight sample motions.
 
     It takes 16 frames of 112×112 pixels. Raises FileNotFoundError if its file is missing, and
     ValueError if the file's hash is not the recorded one.
@@ -178,6 +180,9 @@ MODELS = {
     "mfnet3d": Entry(mfnet3d, "16×224×224, stride 2", 7_996_368, "checkpoint="),
     "samples/mfnet": Entry(
         partial(sample_network, "mfnet"), "16×112×112, spread over the clip", 544_520, "shipped"
+    ),
+    "samples/mfnet-iid": Entry(
+        partial(sample_network, "mfnet-iid"), "16×112×112, spread over the clip", 544_520, "shipped"
     ),
     "samples/tsn": Entry(
         partial(sample_network, "tsn"), "16×112×112, spread over the clip", 602_400, "shipped"

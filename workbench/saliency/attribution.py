@@ -54,7 +54,8 @@ def attribute(
     - "tube": the Saliency Tube (Stergiou et al., ICIP 2019), 1.
     - "grad-cam" (Selvaraju et al., ICCV 2017), "grad-cam++" (Chattopadhay et al., WACV 2018) and
       "layercam" (Jiang et al., TIP 2021) at the target layer, 1. `dataclasses.replace(model,
-      layer=…)` gives them another.
+      layer=…)` gives them another. Grad-CAM is that of `explain`, which unlike captum's finds the
+      order of axes; a test compares the two.
     - "relevance" (AttnLRP, Achtibat et al., ICML 2024; see `saliency.relevance`), "rollout"
       (gradient attention rollout, Chefer et al., ICCV 2021) and "legrad" (Bousselham et al., ICCV
       2025) are for transformers, 1; see `saliency.attention_maps`.

@@ -20,6 +20,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "sample_files",
         "scoring",
         "study",
+        "training_matrix",
         "transformer_study",
     ],
 )

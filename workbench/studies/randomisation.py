@@ -22,7 +22,7 @@ from ..metrics.agreement import rank_correlation, structural_similarity
 from ..models.video_model import VideoModel, find_module
 from ..saliency.explaining import explain
 
-__all__ = ["cascading_randomisation", "randomised", "reinitialised"]
+__all__ = ["calibrate", "cascading_randomisation", "randomised", "reinitialised"]
 
 OWN = "(own parameters)"  # outside the network's parts, such as a class token
 
@@ -59,10 +59,18 @@ def reinitialised(model: VideoModel, clips: Sequence[Clip], seed: int = 0) -> Vi
     module: nn.Module = copy.deepcopy(model.network)
     _initialise(module, seed)
     fresh = replace(model, module=module, name=f"{model.name}, fresh weights")
-    frames = np.stack([model.input.view(clip).frames for clip in clips])
-    with _calibrating(module):
-        fresh.score(0, batch=len(frames))(frames)
+    calibrate(fresh, clips)
     return fresh
+
+
+def calibrate(model: VideoModel, clips: Sequence[Clip]) -> None:
+    """Give every batch norm of a model, in place, its input's mean and variance on the clips.
+
+    The clips pass through the network as one batch.
+    """
+    frames = np.stack([model.input.view(clip).frames for clip in clips])
+    with _calibrating(model.network):
+        model.score(0, batch=len(frames))(frames)
 
 
 def cascading_randomisation(

@@ -19,7 +19,7 @@ from torch import nn
 
 from ..clips.clip import Clip
 from ..models.video_model import VideoModel
-from ..saliency.class_weights import HeadWeights, StoredWeights
+from ..saliency.class_weights import MIXED, HeadWeights, StoredWeights
 from ..saliency.explaining import chosen_head
 from ..saliency.explanation import Explanation
 from ..saliency.layer_search import choose_layers
@@ -70,6 +70,7 @@ class Output:
         name, layer, classes, exact, place, independent: as the explanation's.
         kind: of the weights from gradients that are taken if they are not exact.
         norm: dotted name of a LayerNorm between pooling and head; None if there is none.
+        mixed: attention has mixed the voxels of the maps before.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Output:
     exact: bool
     kind: str
     norm: str | None
+    mixed: bool
     place: float | None
     independent: bool
 
@@ -93,8 +95,9 @@ def outputs_of(ex: Explanation, weights: str | None) -> list[Output]:
             layer=one.layer,
             classes=one.classes,
             exact=one.exact,
-            kind=weights or "gradient",
-            norm=one.weighting.norm if isinstance(one.weighting, HeadWeights) else None,
+            kind=weights or getattr(one.weighting, "kind", "gradient"),
+            norm=getattr(one.weighting, "norm", None),
+            mixed=getattr(one.weighting, "mixed", False),
             place=one.place,
             independent=one.independent,
         )
@@ -265,7 +268,7 @@ def _weighting(
     residual = float(arrays["residual"])
     if "class_ids" not in arrays:
         means = _tensor(arrays["means"]) if "means" in arrays else None
-        return head_weights(heads[output.name], means, widths, residual, output.norm)
+        return head_weights(heads[output.name], means, widths, residual, output)
     by_pathway = pathways(arrays, "class_weights")
     rows = {
         class_id: tuple(weights[place] for weights in by_pathway)
@@ -273,7 +276,8 @@ def _weighting(
     }
     exact = residual == residual  # of this clip, whatever the first one's were
     how = f"exact, residual {residual:.1e}" if exact else f"{output.kind} weights"
-    return StoredWeights(rows, _tensor(arrays["bias"]), how, residual)
+    mixed = MIXED if output.mixed else ""
+    return StoredWeights(rows, _tensor(arrays["bias"]), how + mixed, residual)
 
 
 def head_weights(
@@ -281,11 +285,11 @@ def head_weights(
     means: torch.Tensor | None,
     widths: tuple[int, ...],
     residual: float,
-    norm: str | None,
+    output: Output,
 ) -> HeadWeights:
     """Return the weights for a clip whose maps have these means (C,), which a norm needs."""
     head = stored.head if means is None else stored.held(means)
-    return HeadWeights(head.weight, head.bias, residual, widths, norm)
+    return HeadWeights(head.weight, head.bias, residual, widths, output.norm, output.mixed)
 
 
 def pathways(arrays: Mapping[str, np.ndarray], what: str) -> tuple[torch.Tensor, ...]:

@@ -265,7 +265,7 @@ class _Stitched:
             means = torch.cat([maps.mean((1, 2, 3)) for maps in self.maps])
             widths = tuple(map(len, self.maps))
             head = self.store.heads[output.name]
-            weighting = head_weights(head, means, widths, residual, output.norm)
+            weighting = head_weights(head, means, widths, residual, output)
             logits = weighting.bias + weighting.matrix @ means
         else:
             logits = torch.from_numpy(self.logits.mean(0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,13 @@ __all__ = [
     "save_weights",
     "small_mfnet",
     "small_tsn",
+    "train_and_save",
     "train_on_samples",
+    "tsn_stages",
 ]
 
 RECORDED_STEPS = 50  # the recorded loss is a mean over so many steps
+SEED_STRIDE = 10_000_000  # clips of a seed of training; a recipe draws fewer
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,11 @@ TSN_RECIPE = (
 )
 
 
+def tsn_stages(mix: str, frames: int) -> tuple[Stage, ...]:
+    """Return `TSN_RECIPE` on clips of one split, `mix`, and another number of frames."""
+    return tuple(replace(stage, mix={mix: 1.0}, frames=frames) for stage in TSN_RECIPE)
+
+
 def small_mfnet() -> VideoModel:
     """Return the samples' small MFNet-3D with random weights: 0.54 M parameters, maps of 8×7×7."""
     module = MFNet3d(len(CLASSES), **SAMPLES_MFNET)
@@ -97,7 +105,11 @@ def small_tsn() -> VideoModel:
     return wrap_model(module, SAMPLES_INPUT, CLASSES, name="small TSN")
 
 
-SHIPPED = {"mfnet": (small_mfnet, RECIPE), "tsn": (small_tsn, TSN_RECIPE)}
+SHIPPED: dict[str, tuple[Callable[[], VideoModel], Sequence[Stage]]] = {
+    "mfnet": (small_mfnet, RECIPE),
+    "tsn": (small_tsn, TSN_RECIPE),
+    "mfnet-iid": (small_mfnet, tsn_stages("iid", frames=16)),
+}
 
 
 def record(name: str = "mfnet") -> dict[str, Any]:
@@ -227,34 +239,62 @@ def save_weights(
 
 
 def retrain(name: str, progress: bool = True) -> Path:
-    """Train a shipped network, `mfnet` or `tsn`, from scratch and replace its weights.
+    """Train a shipped network, `mfnet`, `tsn` or `mfnet-iid`, from scratch and replace its weights.
 
     Takes hours on a CPU. Returns the path of the weights.
 
     Raises:
-        KeyError: no such network; the message lists the two.
+        KeyError: no such network; the message lists them.
     """
     if name not in SHIPPED:
         raise KeyError(f"no shipped network {name!r}; there are {', '.join(SHIPPED)}")
     build, stages = SHIPPED[name]
-    torch.manual_seed(0)
+    # The number of workers decides the order of the clips; the last was trained with the matrix.
+    workers = 1 if name == "mfnet-iid" else 2
+    return train_and_save(build, stages, WEIGHTS, name, workers=workers, progress=progress)
+
+
+def train_and_save(
+    build: Callable[[], VideoModel],
+    stages: Sequence[Stage],
+    folder: str | Path,
+    name: str,
+    *,
+    seed: int = 0,
+    workers: int = 2,
+    progress: bool = True,
+) -> Path:
+    """Train a new network on sample clips, and write its weights and the record of its training.
+
+    Args:
+        build: returns the network with random weights.
+        stages: as for `train_on_samples`.
+        folder, name: of the weights, as for `save_weights`.
+        seed: of the weights and of the clips; those of two seeds do not overlap.
+        workers: processes that draw clips; their number decides the clips' order.
+        progress: whether to show a bar.
+
+    Returns the path of the weights.
+    """
+    torch.manual_seed(seed)
     losses: list[float] = []
     steps = sum(stage.stop or stage.steps for stage in stages)
-    with tqdm(total=steps, disable=not progress) as bar:
+    with tqdm(total=steps, desc=name, disable=not progress) as bar:
 
         def report(step: dict[str, Any]) -> None:
             losses.append(step["loss"])
             bar.set_postfix(loss=f"{step['loss']:.3f}", accuracy=f"{step['accuracy']:.2f}")
             bar.update()
 
-        model = train_on_samples(build(), stages, report=report)
+        model = train_on_samples(
+            build(), stages, first_seed=seed * SEED_STRIDE, report=report, workers=workers
+        )
     starts = range(0, len(losses), RECORDED_STEPS)
     means = [float(np.mean(losses[start : start + RECORDED_STEPS])) for start in starts]
-    recipe = [{**asdict(stage), "mix": dict(stage.mix)} for stage in stages]
     return save_weights(
         model,
-        WEIGHTS,
+        folder,
         name,
-        recipe=recipe,
+        recipe=[{**asdict(stage), "mix": dict(stage.mix)} for stage in stages],
         loss_per_50_steps=[round(loss, 3) for loss in means],
     )

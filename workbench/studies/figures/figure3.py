@@ -19,6 +19,7 @@ from .printed import Panel
 __all__ = ["comparison_figure"]
 
 ACTION = "#edae49"
+ACROSS = 3  # entries of the legend beside each other
 
 
 def comparison_figure(
@@ -46,7 +47,8 @@ def comparison_figure(
     chosen = picks(len(clip), count)
     times = clip.times[chosen]
     with matplotlib.style.context(STYLE):
-        page = Page(0.36 + row * (1 + len(panels)) + 1.68)
+        more_lines = len(panels) // ACROSS  # of the legend, which has an entry for the action
+        page = Page(0.36 + row * (1 + len(panels)) + 1.68 + 0.16 * more_lines)
         page.title(0.02, title)
         axes = strip(page, 0.36, clip.frames[chosen], "frames, box\nannotated", times)
         _draw_action_boxes(axes, clip, chosen, height=height)
@@ -108,7 +110,7 @@ def _draw_timeline(
     axes.legend(
         loc="upper left",
         bbox_to_anchor=(-0.02, -0.32),  # below the axis
-        ncols=1 + len(panels),
+        ncols=min(ACROSS, 1 + len(panels)),
         frameon=False,
         handlelength=1.4,
     )
