@@ -240,8 +240,9 @@ class _Methods:
         self.shuffled = randomised(model)
         names = layers_with_place(model, model.prepare(clip)[1], layers) if layers else []
         # One model a layer, because a model remembers what the search has proved.
-        earlier = {name: replace(model, layer=name, head=None) for name in names}
-        self.models: dict[str | None, VideoModel] = {None: model, **earlier}
+        self.models: dict[str | None, VideoModel] = {None: model}
+        for name in names:
+            self.models[name] = replace(model, layer=name, head=None)
 
     def explanations(
         self, clips: list[Clip], default: list[Explanation]

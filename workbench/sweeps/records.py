@@ -95,7 +95,7 @@ def outputs_of(ex: Explanation, weights: str | None) -> list[Output]:
             layer=one.layer,
             classes=one.classes,
             exact=one.exact,
-            kind=weights or getattr(one.weighting, "kind", "gradient"),
+            kind=weights or getattr(one.weighting, "kind", None) or "gradient",
             norm=getattr(one.weighting, "norm", None),
             mixed=getattr(one.weighting, "mixed", False),
             place=one.place,
