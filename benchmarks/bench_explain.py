@@ -45,7 +45,7 @@ def main() -> None:
     def explained() -> None:
         wb.explain(model, x).tube()
 
-    # Warm up: the first clip finds the layer, the second measures the memory format.
+    # Warm up: the first clip finds the layer.
     explained(), explained(), bare()
     ratios, shares, bares = [], [], []
     for number in range(PAIRS):
