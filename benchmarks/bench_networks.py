@@ -3,8 +3,8 @@
     python benchmarks/bench_networks.py [--pairs 7] [networks]
 
 Random weights, each network at the size that it was trained for, on the CPU unless there is a GPU. The two take turns,
-so that the ratio holds when the machine's speed drifts; what is learnt on the first clip (layer, memory format) is not
-counted, as it is learnt once. Networks of packages that are not installed are left out.
+so that the ratio holds when the machine's speed drifts; what is learnt on the first two clips (layer, memory format) is
+not counted, as it is learnt once. Networks of packages that are not installed are left out.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import importlib.util
 import statistics
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -30,6 +31,31 @@ from workbench.models.networks.mfnet import MFNet3d
 PAIRS = 7
 SECONDS = 20.0  # for the pairs of one network; slow ones make do with fewer, but never fewer than 3
 KINETICS = spec(16, 112)
+VIT = {
+    "hidden_size": 384,
+    "num_attention_heads": 6,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 12,
+}
+
+
+def transformer(kind: str, **options: object) -> Callable[[], torch.nn.Module]:
+    """Return a builder of one of transformers' video classifiers, as wide and deep as ViT-S."""
+
+    def build() -> torch.nn.Module:
+        import transformers
+
+        config = getattr(transformers, f"{kind}Config")(**{**VIT, **options})
+        return transformers.AutoModelForVideoClassification.from_config(config)
+
+    return build
+
+
+def clips(frames: int, side: int) -> wb.InputSpec:
+    """Return how transformers' video classifiers take clips."""
+    return spec(frames, side, time_first=True, keyword="pixel_values")
+
+
 TIMED: dict[str, Network] = {
     "mfnet3d": Network(lambda: MFNet3d(400), spec(16, 224), "tail", (8, 7, 7)),
     "r3d_18": Network(video("r3d_18"), KINETICS, "layer4", (2, 7, 7)),
@@ -38,6 +64,34 @@ TIMED: dict[str, Network] = {
     "s3d": Network(video("s3d"), spec(16, 224), "features", (2, 7, 7)),
     "swin3d_t": Network(video("swin3d_t"), spec(16, 224), "norm", (8, 7, 7)),
     **{name: NETWORKS[name] for name in ("mvit_v2_s", "x3d_s", "slow_r50", "slowfast_r50")},
+    "videomae mean": Network(
+        transformer("VideoMAE", image_size=112, use_mean_pooling=True),
+        clips(16, 112),
+        "",
+        (8, 7, 7),
+        needs="transformers",
+    ),
+    "videomae": Network(
+        transformer("VideoMAE", image_size=112, use_mean_pooling=False),
+        clips(16, 112),
+        "",
+        (8, 7, 7),
+        needs="transformers",
+    ),
+    "vivit": Network(
+        transformer("Vivit", image_size=112, num_frames=16),
+        clips(16, 112),
+        "",
+        (8, 7, 7),
+        needs="transformers",
+    ),
+    "timesformer": Network(
+        transformer("Timesformer", image_size=112, num_frames=8),
+        clips(8, 112),
+        "",
+        (8, 7, 7),
+        needs="transformers",
+    ),
     "tsn resnet50": Network(frames_of("resnet50"), spec(8, 224), "backbone.layer4", (8, 7, 7)),
 }
 
@@ -84,18 +138,18 @@ def main() -> None:
     if unknown:
         parser.error(f"no {', '.join(unknown)}; there are {', '.join(TIMED)}")
     warnings.filterwarnings("ignore", module="torch|pytorchvideo")
-    print(f"{'network':<14}{'input':>12}  {'exact':<6}{'residual':>9}{'bare ms':>9}", end="")
+    print(f"{'network':<16}{'input':>12}  {'exact':<6}{'residual':>9}{'bare ms':>9}", end="")
     print(f"  {'explain + tube / bare':<24}{'pairs':>6}  {'memory':<14}layer")
     for name in asked.networks or TIMED:
         network = TIMED[name]
         if importlib.util.find_spec(network.needs) is None:
-            print(f"{name:<14}{network.needs} is not installed")
+            print(f"{name:<16}{network.needs} is not installed")
             continue
         ex, bares, ratios, lent = measure(network, asked.pairs)
         size = f"{network.input.frames}×{network.input.resize[0]}²"
         low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
         told = f"{middle:.3f} ({low:.3f}–{high:.3f})"
-        print(f"{name:<14}{size:>12}  {'yes' if ex.exact else 'no':<6}", end="")
+        print(f"{name:<16}{size:>12}  {'yes' if ex.exact else 'no':<6}", end="")
         print(
             f"{'' if not ex.exact else format(ex.residual, '.0e'):>9}{1000 * statistics.median(bares):>9.0f}",
             end="",

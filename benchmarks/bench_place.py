@@ -165,13 +165,14 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=STEPS, help="of training; 0: random only")
     parser.add_argument("--csv", help="write the rows to this file")
+    parser.add_argument("--libraries", action="store_true", help="only networks of libraries")
     parser.add_argument("networks", nargs="*", metavar="network", help="none: all")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     video_model.faster_channels_last = lambda *_: False  # not what is measured here
     rows = []
     for name, placed in PLACED.items():
-        if asked.networks and name not in asked.networks:
+        if (asked.networks and name not in asked.networks) or (asked.libraries and placed.trains):
             continue
         for steps in (0, asked.steps) if placed.trains and asked.steps else (0,):
             rows.append(examine(name, placed, steps))

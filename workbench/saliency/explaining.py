@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from weakref import WeakKeyDictionary
 
 import torch
 
@@ -35,10 +34,6 @@ from .relevance import HeldLinear
 __all__ = ["chosen_head", "explain", "explain_batch"]
 
 
-# The sizes of clips that a model has explained.
-_SIZES: WeakKeyDictionary[VideoModel, set[tuple[int, ...]]] = WeakKeyDictionary()
-
-
 def explain(
     model: VideoModel,
     clip: Clip | torch.Tensor,
@@ -50,8 +45,7 @@ def explain(
 
     Args:
         model: from `wb.load_model` or `wb.wrap_model`. On its first clip the target layer and its
-            head are searched for (or `model.layer`, `model.head` taken) and remembered. On its
-            second, the faster memory format is measured.
+            head are searched for (or `model.layer`, `model.head` taken) and remembered.
         clip: a `Clip`; one with more frames than the network takes is sampled as `model.input`
             says. A ready tensor (1, 3, T, H, W) is taken as it is.
         weights: None: those of the head if it is pooled and linear. Otherwise conserved relevance
@@ -137,7 +131,7 @@ def _explanations(
                 stack.enter_context(HeldLinear())
             if any(choice.overwrites for choice in choices.values()):
                 stack.enter_context(keeping_saved_values())
-            passed = model.run(x, calls, gradients_from=starts, measure=_explained_before(model, x))
+            passed = model.run(x, calls, gradients_from=starts, measure=len(x) > 1)
         answers = {name: _answers(passed, choice, len(x)) for name, choice in choices.items()}
         logits = {
             name: _logits(passed, choice, len(x), answers[name]) for name, choice in choices.items()
@@ -164,19 +158,6 @@ def _explanations(
         several = siblings if len(siblings) > 1 else {}
         explained.append(replace(siblings[main], _siblings=several))
     return explained
-
-
-def _explained_before(model: VideoModel, x: torch.Tensor) -> bool:
-    """Return whether a clip of this size was explained before.
-
-    To measure the faster memory format takes more passes than the first explanation: it pays from
-    the second on.
-    """
-    sizes = _SIZES.setdefault(model, set())
-    size = tuple(x.shape[1:])
-    known = size in sizes
-    sizes.add(size)
-    return known
 
 
 def _recording(passed: Pass) -> bool:
