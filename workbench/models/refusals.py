@@ -1,17 +1,19 @@
-"""Networks that cannot be explained as they are, each refused with what to do instead."""
+"""Networks and inputs that cannot be explained, each refused with what to do instead."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
 
+from .hooks import observing
 from .input_spec import InputSpec
 
-__all__ = ["check_explainable", "unsuitable_input"]
+__all__ = ["check_explainable", "raise_on_nan", "unsuitable_input"]
 
 INTEGERS = (torch.int8, torch.uint8)
 WRAPPER = """wrap it in a module of one input:
@@ -92,6 +94,29 @@ def unsuitable_input(
     axes = "(N, T, C, H, W)" if spec.time_first else "(N, C, T, H, W)"
     shape = tuple(x.transpose(1, 2).shape if spec.time_first else x.shape)
     return f"{type(network).__name__} does not take an input {shape} {axes}: {error}. {remedy}"
+
+
+def raise_on_nan(network: nn.Module, x: torch.Tensor, call: Callable[[], Any]) -> None:
+    """Raise ValueError naming what first held NaN or infinite values; `call` runs the network."""
+    if not x.isfinite().all():
+        raise ValueError("the input holds NaN or infinite values")
+    for name, value in chain(network.named_parameters(), network.named_buffers()):
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(
+                f"the network's {name} holds NaN or infinite values: "
+                "its training or its file is broken"
+            )
+    layers: list[str] = []
+
+    def observer(layer: str, _inputs: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor) and not output.isfinite().all():
+            layers.append(layer)
+
+    with torch.no_grad(), observing(network, observer):
+        call()
+    if layers:
+        raise ValueError(f"layer {layers[0]!r} is the first to give NaN or infinite values")
+    raise ValueError("the logits hold NaN or infinite values")
 
 
 def _several_inputs(network: nn.Module, spec: InputSpec) -> str:

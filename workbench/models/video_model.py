@@ -21,7 +21,7 @@ from .input_spec import InputSpec
 from .locks import network_lock
 from .memory_formats import faster_channels_last, in_channels_last
 from .outputs import are_probabilities, as_logits, named_outputs, pick_output
-from .refusals import check_explainable, unsuitable_input
+from .refusals import check_explainable, raise_on_nan, unsuitable_input
 from .restoring import bare, eval_mode, own_buffers
 from .signatures import recognised_input
 from .time_axes import by_answer, find_time_axis
@@ -184,7 +184,7 @@ class VideoModel:
                 passed = self._read(called, x, output, taken)
             values = chain(passed.outputs.values(), *taken.values())
             if not all(each.detach().isfinite().all() for each in values):
-                self._raise_on_nan(called, x)
+                raise_on_nan(self.network, x, lambda: self._call(called, x))
         if missing := calls - set(taken):
             raise KeyError(f"{', '.join(call.layer for call in missing)} gave no tensor")
         if starts:
@@ -365,28 +365,6 @@ class VideoModel:
 
             told = unsuitable_input(network, self.input, x, error, call)
             raise ValueError(told) from error
-
-    def _raise_on_nan(self, network: nn.Module, x: torch.Tensor) -> None:
-        """Raise ValueError naming what first held NaN or infinite values."""
-        if not x.isfinite().all():
-            raise ValueError("the input holds NaN or infinite values")
-        for name, value in chain(network.named_parameters(), network.named_buffers()):
-            if value.is_floating_point() and not value.isfinite().all():
-                raise ValueError(
-                    f"the network's {name} holds NaN or infinite values: "
-                    "its training or its file is broken"
-                )
-        layers: list[str] = []
-
-        def observer(layer: str, _inputs: Any, output: Any) -> None:
-            if isinstance(output, torch.Tensor) and not output.isfinite().all():
-                layers.append(layer)
-
-        with torch.no_grad(), observing(self.network, observer):
-            self._call(network, x)
-        if layers:
-            raise ValueError(f"layer {layers[0]!r} is the first to give NaN or infinite values")
-        raise ValueError("the logits hold NaN or infinite values")
 
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.module.parameters())

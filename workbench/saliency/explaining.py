@@ -239,7 +239,7 @@ def _of_output(
                 independent=choice.independent,
                 per_frame=None
                 if timed is None
-                else _frames(model, timed, number, maps, clip, weights),
+                else _frames(model, timed, number, maps, clip, weights, choice.weights),
             )
         )
     return explanations
@@ -252,14 +252,18 @@ def _frames(
     maps: tuple[torch.Tensor, ...],
     clip: Clip,
     weights: str | None,
+    default: str,
 ) -> FrameAnswers:
-    """Return the answers over time of one clip: by a head if one gives every answer."""
+    """Return the answers over time of one clip: by a head if one gives every answer.
+
+    `default`: the kind of weights if neither a head does nor `weights` asks for one.
+    """
     logits = graph.logits[number].detach()
     weighting: FrameHeadWeights | FrameGradientWeights | None = None
     if weights is None:
         heads = heads_of(model.network, model.head, logits.shape[1])
         weighting = frame_head_weights(logits, maps, list(heads.values()), tolerance(model))
-    weighting = weighting or FrameGradientWeights(weights or "gradient", graph, number, maps)
+    weighting = weighting or FrameGradientWeights(weights or default, graph, number, maps)
     times = answer_times(len(logits), clip.times, model.answer_frames)
     return FrameAnswers(logits, times, weighting)
 

@@ -27,7 +27,7 @@ from .dependence import Dependence
 from .frame_answers import answers_before_activation
 from .layer_outputs import LayerOutput, Recorder
 from .linear_heads import all_heads_are_zero, before_activation
-from .place import Response, best_reading, respond
+from .place import Response, best_reading, is_sequence, respond
 
 __all__ = [
     "Choices",
@@ -439,7 +439,10 @@ class _Search:
         self._disturb([site.call for site in choice.sites])
         for site in choice.sites:
             readings = survey.other_readings(site, free=free)
-            layout, score = best_reading(self.responses[site.call], site.layout, readings)
+            response = self.responses[site.call]
+            layout, score = best_reading(response, site.layout, readings)
+            if is_sequence(response, layout, self.x.shape[2]):
+                score = None
             sites.append(replace(site, layout=layout))
             scores.append(score)
         proved = [score for score in scores if score is not None]

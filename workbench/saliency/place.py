@@ -26,6 +26,7 @@ __all__ = [
     "Response",
     "best_reading",
     "disturbed",
+    "is_sequence",
     "place_score",
     "proved_score",
     "respond",
@@ -106,6 +107,19 @@ def best_reading(
         if other_score is not None and (score is None or other_score > score + NEAR):
             layout, score = other, other_score
     return layout, score
+
+
+def is_sequence(response: Response, layout: Layout, frames: int) -> bool:
+    """Return whether tokens are steps in time, one after the other, and no grid.
+
+    A network that answers per frame has a token for each frame or fewer. A grid of so few voxels
+    that happens to fit would be proved by accident.
+    """
+    count = math.prod(layout.grid)
+    if not layout.of_tokens or layout.axes.startswith("(n t)") or count > frames:
+        return False
+    line = replace(layout, axes="n (t h w) c", grid=(count, 1, 1))
+    return proved_score(response, line) is not None
 
 
 def proved_score(response: Response, layout: Layout) -> float | None:
