@@ -392,15 +392,29 @@ def test_a_page_of_two_networks_of_mfnets_size_is_below_8_mb(tmp_path: Path) -> 
     assert wb.save_page(explanations, tmp_path / "tube.html").stat().st_size < 8e6
 
 
-def test_answers_over_time_are_sent(ex: wb.Explanation, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert payload(ex)["answers"] is None
-    probabilities, times = torch.rand(5, 8), np.linspace(0, 1.6, 5)
-    monkeypatch.setattr(wb.Explanation, "answer_probabilities", probabilities, raising=False)
-    monkeypatch.setattr(wb.Explanation, "answer_times", times, raising=False)
-    answers = payload(ex)["answers"]
-    assert answers["times"] == times.tolist()
-    values = np.frombuffer(answers["values"], np.float32).reshape(5, 8)
-    assert np.array_equal(values, probabilities.numpy())
+class PerFrame(torch.nn.Module):
+    """An answer (classes,) for each frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = torch.nn.Conv3d(3, 12, (1, 8, 8), (1, 8, 8))
+        self.head = torch.nn.Conv3d(12, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = torch.nn.functional.elu(self.stem(x))
+        return self.head(maps.mean((3, 4), keepdim=True))[..., 0, 0]
+
+
+def test_answers_over_time_are_sent(ex: wb.Explanation) -> None:
+    assert payload(ex)["answers"] is None  # one answer for the clip
+    torch.manual_seed(0)
+    model = wb.wrap_model(PerFrame(), wb.InputSpec(frames=8, resize=(24, 32)))
+    clip = made_up().clip
+    per_frame = wb.explain(model, clip)
+    answers = payload(per_frame)["answers"]
+    assert answers["times"] == clip.times.tolist()
+    values = np.frombuffer(answers["values"], np.float32).reshape(8, 4)
+    assert np.array_equal(values, per_frame.answer_probabilities.numpy())
 
 
 @pytest.mark.parametrize("kind", ["gradient", "gradient++", "layer"])

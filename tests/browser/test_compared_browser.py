@@ -179,10 +179,8 @@ def test_answers_over_time_share_the_timeline(
     ex = names["gradient"]
     answers = np.zeros((8, 14), np.float32)
     answers[3:, ex.class_id()] = 1.0  # steps from 0 to 1 after the third answer
-    monkeypatch.setattr(
-        wb.Explanation, "answer_probabilities", torch.from_numpy(answers), raising=False
-    )
-    monkeypatch.setattr(wb.Explanation, "answer_times", ex.clip.times, raising=False)
+    monkeypatch.setattr(wb.Explanation, "answer_probabilities", torch.from_numpy(answers))
+    monkeypatch.setattr(wb.Explanation, "answer_times", ex.clip.times)
     page = open_page(browser, wb.save_page(ex, tmp_path / "t.html").as_uri(), complaints)
     view = View(page, page.locator(".wb"), False, complaints)
     drawn(view.root)

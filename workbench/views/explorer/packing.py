@@ -117,8 +117,7 @@ def _part(maps: torch.Tensor, clip: Clip) -> dict[str, Any]:
 
 def _answers(explanation: Explanation) -> dict[str, Any] | None:
     """Return the probabilities (K, N) of a network that answers over time, and their times."""
-    probabilities = getattr(explanation, "answer_probabilities", None)
-    times = getattr(explanation, "answer_times", None)
+    probabilities, times = explanation.answer_probabilities, explanation.answer_times
     if probabilities is None or times is None:
         return None
     return {"times": times.tolist(), "values": _bytes(probabilities, np.float32)}
