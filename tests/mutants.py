@@ -111,7 +111,7 @@ MUTANTS = [
     Mutant("metrics/temporal.py", "(times < stop)", "(times <= stop)", "test_metrics.py"),
     Mutant("metrics/perturbation.py", "-levels(means, noise(volume))", "levels(means, noise(volume))", "test_metrics.py"),
     Mutant("metrics/perturbation.py", "permutation(len(means))", "permutation(len(means)).argsort().argsort() * 0", "test_metrics.py"),
-    Mutant("metrics/perturbation.py", 'if kind == "deletion" else (other, frames)', 'if kind != "deletion" else (other, frames)', "test_metrics.py"),
+    Mutant("metrics/perturbation.py", "_exchange(score, replaced, clip.frames", "_exchange(score, clip.frames, replaced", "test_metrics.py"),
     Mutant("metrics/perturbation.py", "BLUR * clip.size[0]", "BLUR * clip.size[1]", "test_metrics.py"),
     Mutant("metrics/confidence.py", "tail = (1 - level) / 2", "tail = 1 - level", "test_metrics.py"),
     Mutant("metrics/agreement.py", "(volume.astype(np.float64) - low) / (high - low)", "volume.astype(np.float64) / high", "test_metrics.py"),
@@ -129,7 +129,7 @@ MUTANTS = [
     Mutant("studies/figures/figure3.py", ".argmin(1)", ".argmax(1)", "test_figures.py::test_comparison_shows_the_frame_of_a_tube_that_is_nearest_in_time"),
     Mutant("studies/figures/printed.py", "(height - rows) // 2, (width - columns) // 2", "0, 0", "test_figures.py::test_print_view_cuts_out_the_middle"),
     Mutant("studies/randomisation.py", "return [*module.parameters(), *module.buffers()]", "return [*module.parameters()]", "test_randomisation.py::test_a_stage_shuffles_the_statistics_of_its_batch_norms test_randomisation.py::test_shuffling_reaches_the_statistics_of_batch_norms"),
-    Mutant("studies/study.py", "tube(label, tau=0.0)", "tube(label)", "test_study.py::test_tau_0_keeps_the_features_with_positive_weights"),
+    Mutant("studies/study_methods.py", "tube(label, tau=0.0)", "tube(label)", "test_study.py::test_tau_0_keeps_the_features_with_positive_weights"),
     Mutant("studies/evaluation.py", 'by_clip["tube"].all()', 'by_clip["tube"].any()', "test_evaluation.py::test_a_summary_counts_accuracy_by_clip_and_hits_by_action"),
     Mutant("studies/evaluation.py", "int(probabilities.argmax())", "int(probabilities.argmin())", "test_predictions.py"),
 ]  # fmt: skip
