@@ -86,6 +86,19 @@ def test_every_output_comes_back_with_its_proofs(tmp_path: Path) -> None:
     assert "other_predictions" not in store.index
 
 
+@pytest.mark.parametrize("scale", [1e7, 1e-7])
+def test_maps_beyond_half_precision_are_kept_in_full(tmp_path: Path, scale: float) -> None:
+    model = tiny()
+    with torch.no_grad():
+        for parameter in model.network.conv.parameters():  # type: ignore[union-attr]
+            parameter *= scale
+        model.network.head.weight /= scale  # type: ignore[union-attr, operator]
+    store = swept(tmp_path / "store", 2, model)
+    expected = wb.explain(model, clips().read("clip_001")).tube().volume
+    difference = np.abs(store["clip_001"].tube().volume - expected).max()
+    assert difference < 2e-3 * np.ptp(expected)
+
+
 def test_a_batched_explanation_is_a_single_one(tmp_path: Path) -> None:
     store = swept(tmp_path / "store", full=True)
     for name in ("clip_000", "clip_005"):

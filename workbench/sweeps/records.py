@@ -173,11 +173,13 @@ def clip_arrays(
     """
     clip = ex.clip
     arrays = {"times": clip.times, "indices": clip.indices, "fps": np.array(clip.fps)}
-    precision = torch.float32 if settings.full else torch.float16
     for number, (name, one) in enumerate(_by_output(ex).items()):
         own = {"logits": one.logits.float(), "residual": torch.tensor(one.residual).double()}
         if name == ex.output or not _same(one.maps, ex.maps):
-            own |= {f"maps_{pathway}": maps.to(precision) for pathway, maps in enumerate(one.maps)}
+            own |= {
+                f"maps_{pathway}": maps.float() if settings.full else _halved(maps)
+                for pathway, maps in enumerate(one.maps)
+            }
         weighting = one.weighting
         if not isinstance(weighting, HeadWeights) or name not in heads:
             own |= _top_weights(one, settings)
@@ -200,7 +202,7 @@ def _top_weights(ex: Explanation, settings: StoreSettings) -> dict[str, torch.Te
     for pathway in range(len(ex.maps)):
         weights = torch.stack([row[pathway] for row in rows]).detach()
         voxelwise = weights.ndim > 2 and not settings.full
-        arrays[f"class_weights_{pathway}"] = weights.half() if voxelwise else weights.float()
+        arrays[f"class_weights_{pathway}"] = _halved(weights) if voxelwise else weights.float()
     return arrays
 
 
@@ -301,6 +303,13 @@ def pathways(arrays: Mapping[str, np.ndarray], what: str) -> tuple[torch.Tensor,
 def _by_output(ex: Explanation) -> dict[str, Explanation]:
     """Return the explanation of each output by its name, in the network's order."""
     return {name: ex.select(name) for name in ex.outputs}
+
+
+def _halved(values: torch.Tensor) -> torch.Tensor:
+    """Return values in half precision; as they are if they are too large or too small for it."""
+    half = values.half()
+    worst = (half.float() - values).abs().max()
+    return half if worst <= 1e-3 * values.abs().max() else values.float()
 
 
 def _same(one: tuple[torch.Tensor, ...], other: tuple[torch.Tensor, ...]) -> bool:

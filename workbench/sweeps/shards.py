@@ -50,7 +50,8 @@ class Kept:
     @property
     def signature(self) -> tuple[Any, ...]:
         """Clips that agree in this fit into one array."""
-        return self.size, tuple((key, value.shape) for key, value in self.arrays.items())
+        kinds = ((key, value.shape, value.dtype) for key, value in self.arrays.items())
+        return self.size, tuple(kinds)
 
 
 def pack(batch: list[Kept]) -> tuple[bytes, list[tuple[int, int]]]:
