@@ -61,7 +61,7 @@ __all__ = [
     "untrained",
 ]
 
-STEPS = 8  # of deletion and insertion; the table `steps` compares them with `FINE_STEPS`
+STEPS = 8  # of deletion and insertion; how much that costs is in the table `steps`
 FINE_STEPS = 40
 TABLES = (
     "methods",
@@ -272,8 +272,8 @@ def recorded(what: str = "methods") -> pd.DataFrame:
     """Return a shipped table.
 
     `methods`, `centred` and `randomisation` are on 200 clips of each split, `shares` on 100 of two,
-    `movement` on 100 of each, `hard` on 100 of each of the harder splits, and `controls` and
-    `steps` on 25 of each.
+    `movement` on 100 of each, and `controls` on 25 of each. `hard` and `steps` are on
+    fewer, see `data/study/README.md`.
 
     Raises FileNotFoundError outside a checkout, KeyError for another table.
     """
