@@ -398,7 +398,7 @@ def test_a_real_clip_from_file_to_table(
 
 
 def test_a_folder_without_clips_is_named(annotations_folder: Path, clips_folder: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none of the 914 clips of UCF101-24 test"):
+    with pytest.raises(FileNotFoundError, match=r"none of the 910 clips of UCF101-24 test"):
         score_command(
             str(clips_folder / "ucf101"), "samples/mfnet",
             annotations=str(annotations_folder / "ucf101-24"),
