@@ -27,7 +27,7 @@ from .dependence import Dependence
 from .frame_answers import answers_before_activation
 from .layer_outputs import LayerOutput, Recorder
 from .linear_heads import all_heads_are_zero, before_activation
-from .place import Response, best_reading, is_sequence, respond
+from .place import Response, best_reading, is_sequence, proved_score, respond
 
 __all__ = [
     "Choices",
@@ -197,6 +197,8 @@ class _Search:
             survey = self._survey(len(logits))
             choice = self._choice(survey, name, logits, source)
             if choice is not None:
+                if self.place and choice.place is None:
+                    choice = self._gently_placed(choice)
                 mixed = choice.weights != RELEVANCE and choice.guessed and survey.mixes_frames()
                 choices[name] = replace(
                     choice,
@@ -448,6 +450,18 @@ class _Search:
         proved = [score for score in scores if score is not None]
         place = min(proved) if len(proved) == len(scores) else None
         return replace(choice, sites=tuple(sites), place=place)
+
+    def _gently_placed(self, choice: LayerChoice) -> LayerChoice:
+        """Return a choice with its place proved by patches laid over the clip, if they prove it.
+
+        A trained network that is shown noise, as in no clip it knows, may answer with all of its
+        map. Only the layouts that were chosen are tried.
+        """
+        calls = [site.call for site in choice.sites]
+        responses = respond(lambda x: self._taken(x, calls), self.x, gently=True)
+        scores = [proved_score(responses[site.call], site.layout) for site in choice.sites]
+        proved = [score for score in scores if score is not None]
+        return replace(choice, place=min(proved) if len(proved) == len(scores) else None)
 
     def _disturb(self, calls: Sequence[Call]) -> None:
         """Find out what some layers give for the disturbed clip: seven passes for all of them."""

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from ..models.hooks import Call
 from .layouts import Layout
@@ -37,6 +38,7 @@ PROVED = 0.85  # a layout with this score or more is the right one
 ENOUGH = 2.4
 ORDERED = 0.7  # over the whole map; a movement in the clip orders frames in a row by 0.63
 NEAR = 0.05  # by less than this, a better score of another reading decides nothing
+PATCHES = 7  # along height and width of a frame that is disturbed gently
 AXES = (2, 3, 4)  # T, H, W of an input (N, C, T, H, W)
 
 
@@ -54,13 +56,18 @@ class Response:
     halves: tuple[tuple[torch.Tensor, torch.Tensor] | None, ...]
 
 
-def disturbed(x: torch.Tensor) -> Iterator[tuple[int, int, torch.Tensor]]:
+def disturbed(x: torch.Tensor, *, gently: bool = False) -> Iterator[tuple[int, int, torch.Tensor]]:
     """Yield axis (0 to 2), half (0 or 1) and the input (1, C, T, H, W) with that half disturbed.
 
-    The half is replaced by noise of the clip's own mean and spread, the same for all halves.
+    The half is replaced by noise of the clip's own mean and spread, the same for all halves. With
+    `gently`, patches of that spread are laid over it, other ones in every frame.
     """
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(x.shape, generator=generator).to(x) * x.std() + x.mean()
+    if gently:
+        patches = torch.randn(*x.shape[:3], PATCHES, PATCHES, generator=generator).to(x)
+        other = x + x.std() * nn.functional.interpolate(patches, size=tuple(x.shape[2:]))
+    else:
+        other = torch.randn(x.shape, generator=generator).to(x) * x.std() + x.mean()
     for number, axis in enumerate(AXES):
         size = x.shape[axis]
         if size < 2:
@@ -69,22 +76,26 @@ def disturbed(x: torch.Tensor) -> Iterator[tuple[int, int, torch.Tensor]]:
             region = [slice(None)] * x.ndim
             region[axis] = part
             changed = x.clone()
-            changed[tuple(region)] = noise[tuple(region)]
+            changed[tuple(region)] = other[tuple(region)]
             yield number, half, changed
 
 
 def respond(
-    take: Callable[[torch.Tensor], Mapping[Call, torch.Tensor]], x: torch.Tensor
+    take: Callable[[torch.Tensor], Mapping[Call, torch.Tensor]],
+    x: torch.Tensor,
+    *,
+    gently: bool = False,
 ) -> dict[Call, Response]:
     """Return what layers give for a clip, and with each half of it disturbed: seven passes.
 
     Args:
         take: from an input (1, C, T, H, W) to the outputs of the layers.
         x: the clip's input.
+        gently: see `disturbed`.
     """
     plain = take(x)
     halves: dict[Call, list[list[torch.Tensor]]] = {call: [[], [], []] for call in plain}
-    for axis, _, changed in disturbed(x):
+    for axis, _, changed in disturbed(x, gently=gently):
         for call, output in take(changed).items():
             halves[call][axis].append(output)
     responses = {}
