@@ -459,9 +459,14 @@ class _Search:
         """
         calls = [site.call for site in choice.sites]
         responses = respond(lambda x: self._taken(x, calls), self.x, gently=True)
-        scores = [proved_score(responses[site.call], site.layout) for site in choice.sites]
-        proved = [score for score in scores if score is not None]
-        return replace(choice, place=min(proved) if len(proved) == len(scores) else None)
+        proved = []
+        for site in choice.sites:
+            response = responses[site.call]
+            score = proved_score(response, site.layout)
+            if score is None or is_sequence(response, site.layout, self.x.shape[2]):
+                return choice
+            proved.append(score)
+        return replace(choice, place=min(proved))
 
     def _disturb(self, calls: Sequence[Call]) -> None:
         """Find out what some layers give for the disturbed clip: seven passes for all of them."""
