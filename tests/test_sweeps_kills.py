@@ -21,6 +21,7 @@ from workbench.sweeps.store import StoreError
 pytestmark = pytest.mark.slow  # up to a minute together
 
 KILLS = int(os.environ.get("WORKBENCH_KILLS", "10"))
+PATIENCE = 10  # seconds that a cluster waits for a worker to come back
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -77,7 +78,7 @@ def test_a_killed_sweep_resumes(tmp_path: Path, undisturbed: dict[str, bytes], h
 
 @pytest.mark.filterwarnings("ignore:no Dask worker is connected")  # both may be dead for a while
 def test_clips_of_a_lost_worker_are_redone(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
-    """Workers are killed at random moments; their nannies start others in their place."""
+    """Workers are killed at random moments; their nannies or the cluster start others."""
     distributed = pytest.importorskip("distributed")
     import dask
 
@@ -98,14 +99,20 @@ def test_clips_of_a_lost_worker_are_redone(tmp_path: Path, undisturbed: dict[str
 
         def kill() -> None:
             before: set[int] = set()
+            whole = time.monotonic()  # when both workers were last alive
             while len(kills) < KILLS:
                 time.sleep(rng.uniform(0.1, 0.6))
                 alive = set(client.run(os.getpid, on_error="ignore").values())
-                # A nanny gives up on a worker that dies at the moment of its registration.
+                # A nanny may give up on a worker that dies at the moment of its registration.
                 if victims := sorted(alive & before):
                     psutil.Process(rng.choice(victims)).kill()
                     kills.append(len(alive))
                 before = alive
+                if len(alive) >= 2:
+                    whole = time.monotonic()
+                elif time.monotonic() - whole > PATIENCE:
+                    cluster.scale(len(cluster.worker_spec) + 1)
+                    whole = time.monotonic()
 
         killer = threading.Thread(target=kill)
         killer.start()
