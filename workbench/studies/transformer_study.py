@@ -240,6 +240,7 @@ class _Methods:
         self.shuffled = randomised(model)
         names = layers_with_place(model, model.prepare(clip)[1], layers) if layers else []
         # One model a layer, because a model remembers what the search has proved.
+        self.refused: dict[str, str] = {}  # method, and why
         self.models: dict[str | None, VideoModel] = {None: model}
         for name in names:
             self.models[name] = replace(model, layer=name, head=None)
@@ -254,8 +255,11 @@ class _Methods:
             for kind in KINDS:
                 try:
                     explanations = explain_batch(model, clips, kind)
-                except (ValueError, NotImplementedError):
-                    continue  # this kind does not go together with this layer
+                    explanations[0].tube(0)
+                except (ValueError, RuntimeError, NotImplementedError) as error:
+                    # This kind does not go together with this layer.
+                    self.refused[f"{kind} at {layer}"] = str(error)
+                    continue
                 yield kind if layer is None else f"{kind} at {layer}", explanations
 
     def others(self, clip: Clip, *, costly: bool) -> Iterator[tuple[str, Volume]]:

@@ -53,6 +53,7 @@ RECIPES = dict.fromkeys(SMALL_VIDEO, Recipe()) | {
     "VideoMAE, class token": Recipe(steps=600),
     "TimeSformer, divided": Recipe(steps=600),
     "ViViT": Recipe(steps=500),
+    "X-CLIP": Recipe(steps=450),
     "Hiera": Recipe(steps=300),
     "Swin": Recipe(steps=300),
     "MViT": Recipe(steps=300),
