@@ -27,14 +27,14 @@ from ..metrics.arrays import inside
 from ..metrics.baseline_volumes import centre_gaussian, frame_difference
 from ..metrics.confidence import bootstrap
 from ..metrics.localisation import energy_inside, pointing_game, share_inside
-from ..models.networks.small_video import PATCH, SMALL_VIDEO
+from ..models.networks.small_video import PATCH
 from ..models.video_model import VideoModel
 from ..saliency.attribution import attribute
 from ..saliency.class_weights import KINDS
 from ..saliency.explaining import explain_batch
 from ..saliency.explanation import Explanation
 from ..saliency.layer_search import layers_with_place
-from ..training.small_transformers import file_name, small_transformer
+from ..training.small_transformers import file_name, small_transformer, trained_families
 from .randomisation import randomised
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "recorded_transformers",
     "small_transformer",
     "study_clips",
+    "trained_families",
 ]
 
 SEED = 7  # no other study draws clips of this seed
@@ -81,13 +82,13 @@ def measure_transformers(
     clips: int = CLIPS,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Measure the families, or all of them, and write `transformers.parquet` into `folder`.
+    """Measure the families, or all that are trained, and write `transformers.parquet` into `folder`.
 
     A family whose file is there is not measured again. Takes about half an hour on one core.
     """
     folder = Path(folder)
     tables = []
-    for family in families or SMALL_VIDEO:
+    for family in families or trained_families():
         file = folder / f"{file_name(family)}.parquet"
         if not file.is_file():
             _write(measure_family(family, clips, progress=progress), file)
