@@ -82,9 +82,9 @@ def measure_transformers(
     clips: int = CLIPS,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Measure the families, or all that are trained, and write `transformers.parquet` into `folder`.
+    """Measure families (all that are trained), and write `transformers.parquet` into `folder`.
 
-    A family whose file is there is not measured again. Takes about half an hour on one core.
+    A family whose file is there is not measured again. Takes about ten minutes on one core.
     """
     folder = Path(folder)
     tables = []
