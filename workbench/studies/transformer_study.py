@@ -52,6 +52,7 @@ CLIPS = 100
 COSTLY_CLIPS = 20  # of the methods that go through the network many times
 COSTLY = {"integrated-gradients": 8, "smoothgrad": 8, "occlusion": None}  # with their passes
 BATCH = 20  # clips
+BY_ATTENTION = ("rollout", "legrad")  # for networks whose attention they can follow
 CONTROLLED = ("default", "relevance")  # also asked for a class that the clip does not show
 LAYERS = 3  # earlier layers, as `wb.diagnose` chooses them
 HALF_PATCH = PATCH / 2  # pixels by which a box may be missed
@@ -245,6 +246,15 @@ class _Methods:
         self.models: dict[str | None, VideoModel] = {None: model}
         for name in names:
             self.models[name] = replace(model, layer=name, head=None)
+        self.by_attention = [name for name in BY_ATTENTION if self._works(clip, name)]
+
+    def _works(self, clip: Clip, method: str) -> bool:
+        try:
+            self._attributed(clip, method, None, GRATINGS[0])
+        except (ValueError, RuntimeError, NotImplementedError) as error:
+            self.refused[method] = str(error)
+            return False
+        return True
 
     def explanations(
         self, clips: list[Clip], default: list[Explanation]
@@ -268,6 +278,8 @@ class _Methods:
         if costly:
             for method, passes in COSTLY.items():
                 yield method, partial(self._attributed, clip, method, passes)
+        for method in self.by_attention:
+            yield method, partial(self._attributed, clip, method, None)
         for name, volume in _baselines(clip).items():
             yield name, _always(volume)
 
