@@ -49,7 +49,7 @@ __all__ = [
 
 SEED = 7  # no other study draws clips of this seed
 CLIPS = 100
-COSTLY_CLIPS = 20  # of the methods that go through the network many times
+COSTLY_CLIPS = 6  # of the methods that go through the network many times
 COSTLY = {"integrated-gradients": 8, "smoothgrad": 8, "occlusion": None}  # with their passes
 BATCH = 20  # clips
 BY_ATTENTION = ("rollout", "legrad")  # for networks whose attention they can follow
