@@ -17,7 +17,7 @@ from workbench.training import small_transformers as small
 
 pytest.importorskip("transformers")
 NOT_TRAINED = {"Swin", "MViT"}
-NOT_MEASURED = {"TimeSformer, joint", "ViViT", "Hiera", "X-CLIP"}
+NOT_MEASURED = {"TimeSformer, joint", "X-CLIP"}
 BASELINES = {"centre of the middle frame", "centre Gaussian", "frame difference", "random voxel"}
 
 
