@@ -56,8 +56,8 @@ RECIPES = dict.fromkeys(SMALL_VIDEO, Recipe()) | {
     "ViViT": Recipe(steps=500),
     "X-CLIP": Recipe(steps=900),
     "Hiera": Recipe(steps=300),
-    "Swin": Recipe(steps=300),
-    "MViT": Recipe(steps=300),
+    "Swin": Recipe(steps=600),
+    "MViT": Recipe(steps=600),
 }
 
 
