@@ -27,14 +27,14 @@ from ..metrics.arrays import inside
 from ..metrics.baseline_volumes import centre_gaussian, frame_difference
 from ..metrics.confidence import bootstrap
 from ..metrics.localisation import energy_inside, pointing_game, share_inside
-from ..models.networks.small_video import PATCH, SMALL_VIDEO
+from ..models.networks.small_video import PATCH
 from ..models.video_model import VideoModel
 from ..saliency.attribution import attribute
 from ..saliency.class_weights import KINDS
 from ..saliency.explaining import explain_batch
 from ..saliency.explanation import Explanation
 from ..saliency.layer_search import layers_with_place
-from ..training.small_transformers import file_name, small_transformer
+from ..training.small_transformers import file_name, small_transformer, trained_families
 from .randomisation import randomised
 
 __all__ = [
@@ -44,13 +44,15 @@ __all__ = [
     "recorded_transformers",
     "small_transformer",
     "study_clips",
+    "trained_families",
 ]
 
 SEED = 7  # no other study draws clips of this seed
 CLIPS = 100
-COSTLY_CLIPS = 20  # of the methods that go through the network many times
+COSTLY_CLIPS = 6  # of the methods that go through the network many times
 COSTLY = {"integrated-gradients": 8, "smoothgrad": 8, "occlusion": None}  # with their passes
 BATCH = 20  # clips
+BY_ATTENTION = ("rollout", "legrad")  # for networks whose attention they can follow
 CONTROLLED = ("default", "relevance")  # also asked for a class that the clip does not show
 LAYERS = 3  # earlier layers, as `wb.diagnose` chooses them
 HALF_PATCH = PATCH / 2  # pixels by which a box may be missed
@@ -81,13 +83,13 @@ def measure_transformers(
     clips: int = CLIPS,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Measure the families, or all of them, and write `transformers.parquet` into `folder`.
+    """Measure families (all that are trained), and write `transformers.parquet` into `folder`.
 
-    A family whose file is there is not measured again. Takes about half an hour on one core.
+    A family whose file is there is not measured again. Takes about ten minutes on one core.
     """
     folder = Path(folder)
     tables = []
-    for family in families or SMALL_VIDEO:
+    for family in families or trained_families():
         file = folder / f"{file_name(family)}.parquet"
         if not file.is_file():
             _write(measure_family(family, clips, progress=progress), file)
@@ -240,9 +242,19 @@ class _Methods:
         self.shuffled = randomised(model)
         names = layers_with_place(model, model.prepare(clip)[1], layers) if layers else []
         # One model a layer, because a model remembers what the search has proved.
+        self.refused: dict[str, str] = {}  # method, and why
         self.models: dict[str | None, VideoModel] = {None: model}
         for name in names:
             self.models[name] = replace(model, layer=name, head=None)
+        self.by_attention = [name for name in BY_ATTENTION if self._works(clip, name)]
+
+    def _works(self, clip: Clip, method: str) -> bool:
+        try:
+            self._attributed(clip, method, None, GRATINGS[0])
+        except (ValueError, RuntimeError, NotImplementedError) as error:
+            self.refused[method] = str(error)
+            return False
+        return True
 
     def explanations(
         self, clips: list[Clip], default: list[Explanation]
@@ -254,8 +266,11 @@ class _Methods:
             for kind in KINDS:
                 try:
                     explanations = explain_batch(model, clips, kind)
-                except (ValueError, NotImplementedError):
-                    continue  # this kind does not go together with this layer
+                    explanations[0].tube(0)
+                except (ValueError, RuntimeError, NotImplementedError) as error:
+                    # This kind does not go together with this layer.
+                    self.refused[f"{kind} at {layer}"] = str(error)
+                    continue
                 yield kind if layer is None else f"{kind} at {layer}", explanations
 
     def others(self, clip: Clip, *, costly: bool) -> Iterator[tuple[str, Volume]]:
@@ -263,6 +278,8 @@ class _Methods:
         if costly:
             for method, passes in COSTLY.items():
                 yield method, partial(self._attributed, clip, method, passes)
+        for method in self.by_attention:
+            yield method, partial(self._attributed, clip, method, None)
         for name, volume in _baselines(clip).items():
             yield name, _always(volume)
 

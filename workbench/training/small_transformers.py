@@ -30,6 +30,7 @@ __all__ = [
     "small_transformer",
     "train_small_transformer",
     "train_small_transformers",
+    "trained_families",
 ]
 
 TRAINED = FOLDER.parent / "study" / "transformers"  # the shipped weights
@@ -53,9 +54,10 @@ RECIPES = dict.fromkeys(SMALL_VIDEO, Recipe()) | {
     "VideoMAE, class token": Recipe(steps=600),
     "TimeSformer, divided": Recipe(steps=600),
     "ViViT": Recipe(steps=500),
+    "X-CLIP": Recipe(steps=900),
     "Hiera": Recipe(steps=300),
-    "Swin": Recipe(steps=300),
-    "MViT": Recipe(steps=300),
+    "Swin": Recipe(steps=600),
+    "MViT": Recipe(steps=600),
 }
 
 
@@ -84,6 +86,13 @@ def small_transformer(family: str, *, trained: bool = True) -> VideoModel:
         module.load_state_dict(safetensors.torch.load(content))
     spec = SMALL_VIDEO[family].input
     return wrap_model(module.eval(), spec, GRATINGS, device="cpu", name=f"small {family}")
+
+
+def trained_families() -> list[str]:
+    """Return the families whose trained weights are shipped."""
+    return [
+        family for family in SMALL_VIDEO if (TRAINED / f"{file_name(family)}.safetensors").is_file()
+    ]
 
 
 def train_small_transformer(
