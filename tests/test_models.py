@@ -412,7 +412,7 @@ def test_the_crop_is_the_centre():
 def test_longer_clips_are_sampled_and_shorter_ones_refused():
     assert wb.InputSpec(frames=4, stride=2).view(clip_of(frames=9)).indices.tolist() == [1, 3, 5, 7]
     assert wb.InputSpec(frames=4).view(clip_of(frames=9)).indices.tolist() == [0, 2, 5, 8]
-    with pytest.raises(ValueError, match="16 frames"):
+    with pytest.raises(ValueError, match="16 are asked for"):
         wb.InputSpec(frames=16).view(clip_of(frames=9))
     with pytest.raises(ValueError, match="resize"):
         wb.InputSpec(frames=4, crop=224).view(clip_of())

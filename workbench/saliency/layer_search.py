@@ -294,23 +294,37 @@ class _Search:
         choice = LayerChoice(output, (), None, source, weights=RELEVANCE)
         # One pass tells of all of them what passes through, and what does not.
         dependence = self._dependence([*reversed(tokens), start], choice)
-        reached = dependence.reached(tokens) if tokens else []
-        passed: list[Site] = []
-        for site in tokens:
-            # A normalisation within a block is bypassed by the block's residual connection: from
-            # here on tokens are mixed.
-            if dependence.bypassed(site):
-                passed += [s for s in survey.start() if _cells(s) == _cells(sites[0])]
-            # Everything passes through the last normalisation, too, in the class token.
-            elif site in reached:
-                passed.append(site)
-        if self.first:
-            passed += survey.start()
-        for site in dict.fromkeys(passed):
+        tried: set[Site] = set()
+        for site in self._passed_through(survey, sites, tokens, dependence):
+            if site in tried:
+                continue
+            tried.add(site)
             placed = self._placed(survey, replace(choice, sites=(site,)), free=True)
             if placed.place is not None or not self.place:
                 return placed
         return None
+
+    def _passed_through(
+        self, survey: Survey, sites: list[Site], tokens: list[Site], dependence: Dependence
+    ) -> Iterator[Site]:
+        """Yield the layers that everything passes through, the first one first.
+
+        Each costs a backward pass, so a layer is looked at only if no earlier one will do.
+        """
+        reached = dependence.reached(tokens) if tokens else []
+        start = [s for s in survey.start() if _cells(s) == _cells(sites[0])]
+        for site in tokens:
+            # A normalisation within a block is bypassed by the block's residual connection: from
+            # here on tokens are mixed.
+            if dependence.bypassed(site):
+                if not start:  # later blocks have other cells
+                    break
+                yield from start
+            # Everything passes through the last normalisation, too, in the class token.
+            elif site in reached:
+                yield site
+        if self.first:
+            yield from survey.start()
 
     def _last_in_place(
         self, survey: Survey, sites: list[Site], output: str, source: Call | None
