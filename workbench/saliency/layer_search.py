@@ -38,6 +38,7 @@ __all__ = [
     "proved_head",
     "tolerance",
 ]
+BYPASSED = 3  # layers that the logits depend on otherwise, after which relevance is given up
 AT_ONCE = 24  # layers whose gradients one pass tries
 PLACES = 16  # layers whose place is tried at most
 PLACES_AT_ONCE = 4  # of them by the same passes, after the first
@@ -313,11 +314,15 @@ class _Search:
         """
         reached = dependence.reached(tokens) if tokens else []
         start = [s for s in survey.start() if _cells(s) == _cells(sites[0])]
+        bypassed = 0
         for site in tokens:
             # A normalisation within a block is bypassed by the block's residual connection: from
             # here on tokens are mixed.
             if dependence.bypassed(site):
-                if not start:  # later blocks have other cells
+                bypassed += 1
+                # Blocks with other cells than the first ones: none of them will do. An embedding
+                # of positions is bypassed, too.
+                if not start and bypassed == BYPASSED:
                     break
                 yield from start
             # Everything passes through the last normalisation, too, in the class token.
