@@ -74,7 +74,7 @@ MUTANTS = [
     Mutant("clips/files.py", "        temporary.replace(path)", "        path.write_bytes(temporary.read_bytes())", "test_files.py"),
     Mutant("clips/files.py", "        remove_orphans(folder)", "        pass", "test_files.py::test_what_a_killed_process_left_is_removed_at_the_next_start"),
     # Data sets
-    Mutant("datasets/csv_files.py", "60 * minutes", "6 * minutes", "test_epic_kitchens.py"),
+    Mutant("datasets/csv_files.py", "60 * minutes", "6 * minutes", "test_epic_kitchens.py::test_clock_times_by_hand"),
     Mutant("datasets/object_boxes.py", "np.stack([left, top, left + width, top + height]", "np.stack([top, left, top + height, left + width]", "test_epic_kitchens.py"),
     Mutant("datasets/object_boxes.py", "away.min(0) <= _SPACING / 2", "away.min(0) <= _SPACING", "test_epic_kitchens.py::test_boxes_are_those_of_the_nearest_annotated_frame_in_the_clips_pixels"),
     Mutant("datasets/epic.py", r'r"[A-Za-z0-9_-]+"', r'r".+"', "test_hostile_files.py::test_an_id_may_not_lead_out_of_the_data_set"),

@@ -19,6 +19,7 @@ from videos import picture, read_numbers, write_video
 
 import workbench as wb
 from workbench.datasets import samples, scenes
+from workbench.datasets.csv_files import clock_times
 from workbench.studies import sample_files
 
 VERBS, NOUNS = ("take", "put", "stir"), ("tap", "spoon")
@@ -659,3 +660,9 @@ def test_a_long_tar_is_listed_once_and_then_read_at_once(tmp_path):
     assert spent[0] < 5
     assert max(spent[1:]) < 0.5
     print(*(f"{each:.3f} s" for each in spent))
+
+
+def test_clock_times_by_hand() -> None:
+    table = pd.DataFrame({"start": ["00:00:00.14", "00:01:02.70", "01:02:03", "00:59:59.99"]})
+    seconds = clock_times(Path("times.csv"), table, "start")
+    assert seconds.tolist() == [0.14, 62.7, 3723.0, 3599.99]
