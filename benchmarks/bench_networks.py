@@ -56,6 +56,11 @@ def clips(frames: int, side: int) -> wb.InputSpec:
     return spec(frames, side, time_first=True, keyword="pixel_values")
 
 
+def tokens(frames: int, build: Callable[[], torch.nn.Module]) -> Network:
+    """Return how one of transformers' video classifiers is timed, at 112×112 pixels."""
+    return Network(build, clips(frames, 112), "", (8, 7, 7), needs="transformers")
+
+
 TIMED: dict[str, Network] = {
     "mfnet3d": Network(lambda: MFNet3d(400), spec(16, 224), "tail", (8, 7, 7)),
     "r3d_18": Network(video("r3d_18"), KINETICS, "layer4", (2, 7, 7)),
@@ -64,34 +69,10 @@ TIMED: dict[str, Network] = {
     "s3d": Network(video("s3d"), spec(16, 224), "features", (2, 7, 7)),
     "swin3d_t": Network(video("swin3d_t"), spec(16, 224), "norm", (8, 7, 7)),
     **{name: NETWORKS[name] for name in ("mvit_v2_s", "x3d_s", "slow_r50", "slowfast_r50")},
-    "videomae mean": Network(
-        transformer("VideoMAE", image_size=112, use_mean_pooling=True),
-        clips(16, 112),
-        "",
-        (8, 7, 7),
-        needs="transformers",
-    ),
-    "videomae": Network(
-        transformer("VideoMAE", image_size=112, use_mean_pooling=False),
-        clips(16, 112),
-        "",
-        (8, 7, 7),
-        needs="transformers",
-    ),
-    "vivit": Network(
-        transformer("Vivit", image_size=112, num_frames=16),
-        clips(16, 112),
-        "",
-        (8, 7, 7),
-        needs="transformers",
-    ),
-    "timesformer": Network(
-        transformer("Timesformer", image_size=112, num_frames=8),
-        clips(8, 112),
-        "",
-        (8, 7, 7),
-        needs="transformers",
-    ),
+    "videomae mean": tokens(16, transformer("VideoMAE", image_size=112, use_mean_pooling=True)),
+    "videomae": tokens(16, transformer("VideoMAE", image_size=112, use_mean_pooling=False)),
+    "vivit": tokens(16, transformer("Vivit", image_size=112, num_frames=16)),
+    "timesformer": tokens(8, transformer("Timesformer", image_size=112, num_frames=8)),
     "tsn resnet50": Network(frames_of("resnet50"), spec(8, 224), "backbone.layer4", (8, 7, 7)),
 }
 

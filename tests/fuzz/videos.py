@@ -95,7 +95,7 @@ def plain(path: Path) -> tuple[np.ndarray, np.ndarray]:
                     for frame in decoded
                 ]
     except (av.FFmpegError, OSError, IndexError):
-        pass
+        pass  # what was decoded before the damage is compared
     if not frames or len({frame.shape for frame in frames}) > 1:
         return np.empty((0, 64, 256, 3), np.uint8), np.empty(0)
     return np.stack(frames), np.array(times)

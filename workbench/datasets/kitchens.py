@@ -21,7 +21,7 @@ RESOLUTION = 80  # pixels of a sprite a unit
 FINER = 4  # sprites are drawn so many times finer, and then shrunk
 SKIN = (224, 172, 140)
 SLEEVE = (52, 78, 116)
-# Where a hand holds a thing, in its own units.
+# The point at which a hand grips each object, in the object's own units.
 GRIPS = {
     "spoon": (0.0, 1.0),
     "pan": (0.0, 1.35),

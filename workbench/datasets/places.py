@@ -1,4 +1,4 @@
-"""Where the data sets are: by an environment variable, in `data/`, or the shipped samples."""
+"""Locate the data sets: by an environment variable, in `data/`, or the shipped samples."""
 
 from __future__ import annotations
 

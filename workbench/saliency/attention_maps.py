@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -37,17 +38,9 @@ class RecordedAttention(Intercepting):
         return None
 
     def _attention(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        attn_mask: torch.Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
     ) -> torch.Tensor:
-        weights = attention_weights(query, key, attn_mask, is_causal, scale, enable_gqa)
+        weights = attention_weights(query, key, *args, **kwargs)
         return self._kept(weights) @ value
 
     def _kept(self, weights: torch.Tensor) -> torch.Tensor:

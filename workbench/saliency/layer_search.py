@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,8 +26,9 @@ from .completeness import HeadProof, added_streams, check_head, linear_head_of, 
 from .dependence import Dependence
 from .frame_answers import answers_before_activation
 from .layer_outputs import LayerOutput, Recorder
+from .layouts import Layout
 from .linear_heads import all_heads_are_zero, before_activation
-from .place import Response, best_reading, is_sequence, proved_score, respond
+from .place import Response, best_reading, is_sequence, respond
 
 __all__ = [
     "Choices",
@@ -456,19 +457,9 @@ class _Search:
         """
         if not self.place:
             return choice
-        sites, scores = [], []
         self._disturb([site.call for site in choice.sites])
-        for site in choice.sites:
-            readings = survey.other_readings(site, free=free)
-            response = self.responses[site.call]
-            layout, score = best_reading(response, site.layout, readings)
-            if is_sequence(response, layout, self.x.shape[2]):
-                score = None
-            sites.append(replace(site, layout=layout))
-            scores.append(score)
-        proved = [score for score in scores if score is not None]
-        place = min(proved) if len(proved) == len(scores) else None
-        return replace(choice, sites=tuple(sites), place=place)
+        readings = [survey.other_readings(site, free=free) for site in choice.sites]
+        return self._read(choice, self.responses, readings)
 
     def _gently_placed(self, choice: LayerChoice) -> LayerChoice:
         """Return a choice with its place proved by patches laid over the clip, if they prove it.
@@ -478,14 +469,24 @@ class _Search:
         """
         calls = [site.call for site in choice.sites]
         responses = respond(lambda x: self._taken(x, calls), self.x, gently=True)
-        proved = []
-        for site in choice.sites:
+        return self._read(choice, responses, [()] * len(choice.sites))
+
+    def _read(
+        self,
+        choice: LayerChoice,
+        responses: Mapping[Call, Response],
+        readings: Sequence[Sequence[Layout]],
+    ) -> LayerChoice:
+        """Return a choice with the best readings of its layers, and their place if all prove it."""
+        sites, proved = [], []
+        for site, others in zip(choice.sites, readings):
             response = responses[site.call]
-            score = proved_score(response, site.layout)
-            if score is None or is_sequence(response, site.layout, self.x.shape[2]):
-                return choice
-            proved.append(score)
-        return replace(choice, place=min(proved))
+            layout, score = best_reading(response, site.layout, others)
+            sites.append(replace(site, layout=layout))
+            if score is not None and not is_sequence(response, layout, self.x.shape[2]):
+                proved.append(score)
+        place = min(proved) if len(proved) == len(sites) else None
+        return replace(choice, sites=tuple(sites), place=place)
 
     def _disturb(self, calls: Sequence[Call]) -> None:
         """Find out what some layers give for the disturbed clip: seven passes for all of them."""

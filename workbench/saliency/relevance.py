@@ -76,11 +76,14 @@ def attention_weights(
     query: torch.Tensor,
     key: torch.Tensor,
     attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor:
-    """Return the weights (…, queries, keys) of scaled dot-product attention.
+    """Return the weights (…, queries, keys) of scaled dot-product attention, without dropout.
+
+    The arguments are those of `torch.nn.functional.scaled_dot_product_attention`, less the values.
 
     Raises:
         NotImplementedError: queries share keys (grouped-query attention).
@@ -116,17 +119,10 @@ def _layer_norm(
 
 
 def _attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attn_mask: torch.Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
 ) -> torch.Tensor:
     with torch.no_grad():
-        weights = attention_weights(query, key, attn_mask, is_causal, scale, enable_gqa)
+        weights = attention_weights(query, key, *args, **kwargs)
     return weights @ value
 
 

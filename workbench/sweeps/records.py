@@ -19,7 +19,7 @@ from torch import nn
 
 from ..clips.clip import Clip
 from ..models.video_model import VideoModel
-from ..saliency.class_weights import MIXED, HeadWeights, StoredWeights
+from ..saliency.class_weights import MIXED, GradientWeights, HeadWeights, StoredWeights
 from ..saliency.explaining import chosen_head
 from ..saliency.explanation import Explanation
 from ..saliency.layer_search import choose_layers
@@ -95,14 +95,18 @@ def outputs_of(ex: Explanation, weights: str | None) -> list[Output]:
             layer=one.layer,
             classes=one.classes,
             exact=one.exact,
-            kind=weights or getattr(one.weighting, "kind", None) or "gradient",
-            norm=getattr(one.weighting, "norm", None),
-            mixed=getattr(one.weighting, "mixed", False),
+            kind=weights or _kind(one.weighting),
+            norm=one.weighting.norm if isinstance(one.weighting, HeadWeights) else None,
+            mixed=isinstance(one.weighting, HeadWeights | GradientWeights) and one.weighting.mixed,
             place=one.place,
             independent=one.independent,
         )
         for one in _by_output(ex).values()
     ]
+
+
+def _kind(weighting: HeadWeights | GradientWeights | StoredWeights) -> str:
+    return weighting.kind if isinstance(weighting, GradientWeights) else "gradient"
 
 
 def network_heads(model: VideoModel, ex: Explanation, x: torch.Tensor) -> Heads:

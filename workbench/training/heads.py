@@ -105,8 +105,8 @@ def _heads_by_output(
 ) -> dict[str | None, str | None]:
     """Return the head of the main output, then those of `also`, found on the first clip.
 
-    Outputs are told apart by the proof that a head makes them, because several may have as many
-    classes.
+    The number of classes does not identify an output, because several may have the same. The proof
+    that a head makes an output does.
     """
     clip = data.read(0, frames=model.input.frames, stride=model.input.stride)
     _, x = model.prepare(clip)

@@ -1,4 +1,4 @@
-"""Where the figures get clip and network: from the samples, UCF-101 or EPIC-Kitchens."""
+"""Find the clips and networks of the figures: from the samples, UCF-101 or EPIC-Kitchens."""
 
 from __future__ import annotations
 

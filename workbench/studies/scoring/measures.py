@@ -20,7 +20,7 @@ PEAK = ("peak time", "peak x", "peak y")
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """Where an actor is in a clip, as far as anybody marked it.
+    """The annotated place and time of an actor in a clip.
 
     Attributes:
         interval: start and stop of the action in seconds.
