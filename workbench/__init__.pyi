@@ -26,7 +26,8 @@ from .metrics import (
 )
 from .models.input_spec import InputSpec
 from .models.networks.tsn import TSN
-from .models.video_model import VideoModel, wrap_model
+from .models.video_model import VideoModel
+from .models.wrapping import wrap_model
 from .models.zoo import list_models, load_model
 from .saliency.attribution import attribute
 from .saliency.explaining import explain

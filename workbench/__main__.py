@@ -242,6 +242,12 @@ def _add_study(commands: Commands) -> None:
     parser.add_argument("--clips", type=int, default=100, help="clips a family (default: 100)")
     parser.set_defaults(run=study_transformers)
     parser = commands.add_parser(
+        "study-conservation",
+        help="by how much relevance misses the logit of small transformers; takes two minutes",
+    )
+    parser.add_argument("families", nargs="*", help='such as "VideoMAE, mean" (default: all)')
+    parser.set_defaults(run=study_conservation)
+    parser = commands.add_parser(
         "study-training",
         help="train 2-D and 3-D networks alike and compare their tubes; takes an hour and a half",
     )
@@ -313,6 +319,15 @@ def study_transformers(options: argparse.Namespace) -> int:
     rows = transformer_study.measure_transformers(options.folder, options.families, options.clips)
     table = transformer_study.pointing_table(rows)
     print(table.round(2).to_string())
+    return 0
+
+
+def study_conservation(options: argparse.Namespace) -> int:
+    """Print by how much Σ relevance misses the logits of the small transformers."""
+    from .studies.conservation import conservation
+
+    table = conservation(options.families)
+    print(table.to_string(float_format="{:.2g}".format))
     return 0
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from . import zoo
 from .input_spec import InputSpec
 from .networks import mfnet
-from .video_model import VideoModel, wrap_model
+from .video_model import VideoModel
+from .wrapping import wrap_model
 from .zoo import list_models, load_model
 
 __all__ = ["InputSpec", "VideoModel", "list_models", "load_model", "mfnet", "wrap_model", "zoo"]

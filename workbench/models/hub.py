@@ -18,7 +18,8 @@ from .input_spec import InputSpec
 from .networks.tsn import TSN
 from .pretrained import best_device
 from .signatures import FRAMES
-from .video_model import VideoModel, wrap_model
+from .video_model import VideoModel
+from .wrapping import wrap_model
 
 __all__ = ["hub_model"]
 

@@ -15,7 +15,8 @@ from .input_spec import InputSpec
 from .libraries import Network, picture_network, video_network
 from .networks.tsn import TSN, classifier_of, replaced
 from .tsn_checkpoints import TSNCheckpoint, read_tsn_checkpoint, renamed
-from .video_model import VideoModel, wrap_model
+from .video_model import VideoModel
+from .wrapping import wrap_model
 
 __all__ = ["TORCHVISION", "Known", "best_device", "check_names", "torchvision_model", "tsn_model"]
 

@@ -21,7 +21,8 @@ from .networks.mfnet import MFNet3d
 from .networks.small_resnet import SmallResNet
 from .networks.tsn import TSN
 from .pretrained import TORCHVISION, best_device, check_names, torchvision_model, tsn_model
-from .video_model import VideoModel, wrap_model
+from .video_model import VideoModel
+from .wrapping import wrap_model
 
 __all__ = [
     "MFNET_INPUT",

@@ -6,7 +6,10 @@ Finding the layer to explain reads in this order:
 2. `completeness`: whose pooled maps give the logits through a linear head.
 3. `dependence`: otherwise, on which layers the logits depend.
 4. `place`: how time, height and width lie in a layer's output.
-5. `layer_search`: the order in which these are asked, and what is remembered.
+5. `gradient_search`: which of those layers to take, if no head is proved.
+6. `layer_search`: the order in which these are asked, and what is remembered.
+
+`probing` runs the passes for 3 and 4.
 """
 
 from __future__ import annotations
@@ -60,6 +63,7 @@ class LayerChoice:
         norm: dotted name of a LayerNorm between pooling and head.
         weights: kind of weights from gradients that suits the layer, see `class_weights.KINDS`.
         mixed: attention has mixed the tokens of the layer, so that its voxels say less about place.
+        bypassed: relevance was asked for at a layer that part of the logits goes around.
         place: score of the proof of place; None: not proved.
         independent: the output is a sigmoid for each class.
         time_axis: of answers over time, the axis that counts them in the output of `logits`; None:
@@ -75,6 +79,7 @@ class LayerChoice:
     share: float = 1.0
     weights: str = "gradient"
     mixed: bool = False
+    bypassed: bool = False
     place: float | None = None
     independent: bool = False
     time_axis: int | None = None

@@ -27,11 +27,37 @@ __all__ = [
     "HeadWeights",
     "RecordedGraph",
     "StoredWeights",
+    "in_words",
     "join_calls",
 ]
 
-MIXED = ", attention mixes its voxels, so it points less well"
 GONE = "the gradients of this explanation are gone: explain the clip again"
+
+
+def in_words(
+    kind: str,
+    residual: float = float("nan"),
+    *,
+    norm: str | None = None,
+    mixed: bool = False,
+    bypassed: bool = False,
+) -> str:
+    """Return in words where class weights come from, and how far they can be relied on.
+
+    Args:
+        kind: of the gradients that weights are made of, if they are not a head's.
+        residual: of a head's weights; NaN for weights from gradients.
+        norm, mixed: see `HeadWeights`.
+        bypassed: see `GradientWeights`.
+    """
+    held = "" if norm is None else " with this clip's LayerNorm held fixed"
+    exact = residual == residual  # a head was proved
+    said = [f"exact{held}", f"residual {residual:.1e}"] if exact else [f"{kind} weights"]
+    if bypassed and not exact:
+        said.append("part of the logit goes around this layer")
+    if mixed:
+        said.append("attention mixes its voxels, so it points less well")
+    return ", ".join(said)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +86,7 @@ class HeadWeights:
     @property
     def how(self) -> str:
         """In words, how far the weights can be relied on."""
-        held = "" if self.norm is None else " with this clip's LayerNorm held fixed"
-        return f"exact{held}, residual {self.residual:.1e}{MIXED if self.mixed else ''}"
+        return in_words("", self.residual, norm=self.norm, mixed=self.mixed)
 
     def of(self, class_id: int) -> tuple[torch.Tensor, ...]:
         """Return the weights (C,) of a class for each pathway."""
@@ -130,6 +155,7 @@ class GradientWeights:
         number: which clip of the graph's batch this is.
         maps: (C, T', H', W') of each pathway.
         mixed: attention has mixed the voxels of the maps before.
+        bypassed: part of the logit goes around the layer, so that relevance adds up to less.
     """
 
     kind: str
@@ -137,6 +163,7 @@ class GradientWeights:
     number: int
     maps: tuple[torch.Tensor, ...]
     mixed: bool = False
+    bypassed: bool = False
     _known: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict, init=False)
     _table: torch.Tensor | None = field(default=None, init=False)
 
@@ -146,7 +173,7 @@ class GradientWeights:
     @property
     def how(self) -> str:
         """In words, where the weights come from."""
-        return f"{self.kind} weights{MIXED if self.mixed else ''}"
+        return in_words(self.kind, mixed=self.mixed, bypassed=self.bypassed)
 
     @property
     def bias(self) -> torch.Tensor:

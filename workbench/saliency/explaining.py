@@ -224,7 +224,9 @@ def _of_output(
             weighting = _head_weights(head, choice, maps, values, allowed=allowed)
         elif graph is not None:
             kind = weights or choice.weights
-            weighting = GradientWeights(kind, graph, number, maps, choice.mixed)
+            weighting = GradientWeights(
+                kind, graph, number, maps, choice.mixed, choice.bypassed and kind == "relevance"
+            )
         explanations.append(
             Explanation(
                 logits=values,

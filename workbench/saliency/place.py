@@ -27,6 +27,7 @@ __all__ = [
     "Response",
     "best_reading",
     "disturbed",
+    "is_local",
     "is_sequence",
     "place_score",
     "proved_score",
@@ -85,6 +86,7 @@ def respond(
     x: torch.Tensor,
     *,
     gently: bool = False,
+    plain: Mapping[Call, torch.Tensor] | None = None,
 ) -> dict[Call, Response]:
     """Return what layers give for a clip, and with each half of it disturbed: seven passes.
 
@@ -92,8 +94,9 @@ def respond(
         take: from an input (1, C, T, H, W) to the outputs of the layers.
         x: the clip's input.
         gently: see `disturbed`.
+        plain: what the layers give for the clip itself, if that is known: six passes.
     """
-    plain = take(x)
+    plain = take(x) if plain is None else plain
     halves: dict[Call, list[list[torch.Tensor]]] = {call: [[], [], []] for call in plain}
     for axis, _, changed in disturbed(x, gently=gently):
         for call, output in take(changed).items():
@@ -131,6 +134,19 @@ def is_sequence(response: Response, layout: Layout, frames: int) -> bool:
         return False
     line = replace(layout, axes="n (t h w) c", grid=(count, 1, 1))
     return proved_score(response, line) is not None
+
+
+def is_local(response: Response, layout: Layout) -> bool:
+    """Return whether no voxel knows of the whole clip.
+
+    If it did, as after attention, half a clip that is disturbed would change every voxel.
+    """
+    for axis, halves in enumerate(response.halves):
+        if halves is None or layout.grid[axis] < 2:
+            continue
+        if all(bool(_change(half, response.plain, layout).all()) for half in halves):
+            return False
+    return True
 
 
 def proved_score(response: Response, layout: Layout) -> float | None:

@@ -1,8 +1,8 @@
 """Relevance that is conserved, for transformers: gradient × token with the network held linear.
 
 The rules are those of AttnLRP (Achtibat et al., ICML 2024) and of Ali et al. (ICML 2022): the
-standard deviation of every LayerNorm, the attention weights of every softmax and the gate of every
-GELU or SiLU are held at the values of this clip. What remains is linear in the tokens apart from
+standard deviation of every LayerNorm, the attention weights of every softmax, the gate of every
+GELU or SiLU and the length of every vector that is normalised are held at the values of this clip. What remains is linear in the tokens apart from
 biases, so the sum of gradient × token over all tokens is the logit less what biases contribute.
 
 Held fixed are the operations themselves while the graph is recorded: no network is patched.
@@ -24,6 +24,9 @@ __all__ = ["ATTENTIONS", "SOFTMAXES", "HeldLinear", "Intercepting", "attention_w
 LAYER_NORMS = (torch.layer_norm, F.layer_norm)
 SOFTMAXES = (torch.softmax, torch.Tensor.softmax, F.softmax)
 ATTENTIONS = (F.scaled_dot_product_attention, torch._C._nn.scaled_dot_product_attention)
+# A cosine of two vectors, as in X-CLIP's head, does not depend on their lengths: its gradient ×
+# vector adds up to 0, unless the lengths are held.
+LENGTHS = (torch.norm, torch.Tensor.norm, torch.linalg.norm, torch.linalg.vector_norm)
 GATES = (F.gelu, torch._C._nn.gelu, F.silu, torch._C._nn.silu)
 
 
@@ -57,14 +60,16 @@ class Intercepting(TorchFunctionMode):
 
 
 class HeldLinear(Intercepting):
-    """While active, LayerNorm, softmax, attention and gates are recorded as linear maps."""
+    """While active, norms, softmax, attention and gates are recorded as linear maps."""
 
     def stand_in(self, func: Callable) -> Callable | None:
         """Return the linear stand-in of an operation."""
         if func in LAYER_NORMS:
             return _layer_norm
-        if func in SOFTMAXES:
+        if func in (*SOFTMAXES, *LENGTHS):
             return lambda *args, **kwargs: func(*args, **kwargs).detach()
+        if func in NORMALISED:
+            return NORMALISED[func]
         if func in ATTENTIONS:
             return _attention
         if func in GATES:
@@ -93,7 +98,7 @@ def attention_weights(
             'grouped-query attention is not supported here; ask for weights="gradient"'
         )
     factor = query.shape[-1] ** -0.5 if scale is None else scale
-    scores = query @ key.transpose(-2, -1) * factor
+    scores = (query * factor) @ key.transpose(-2, -1)
     if is_causal:
         seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
         scores = scores.masked_fill(~seen, -torch.inf)
@@ -101,6 +106,33 @@ def attention_weights(
         hidden = attn_mask.dtype == torch.bool
         scores = scores.masked_fill(~attn_mask, -torch.inf) if hidden else scores + attn_mask
     return scores.softmax(-1)
+
+
+class _HeldLayerNorm(torch.autograd.Function):
+    """LayerNorm over the last axes, with the gradient of a standard deviation that is held."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        x: torch.Tensor,
+        shape: list[int],
+        weight: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        eps: float,
+    ) -> torch.Tensor:
+        """Run the network's own operation."""
+        normal, _, inverse = torch.native_layer_norm(x, shape, weight, bias, eps)
+        ctx.axes = tuple(range(-len(shape), 0))
+        ctx.save_for_backward(inverse, weight)
+        return normal
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+        """Return the gradient by x alone: nobody asks for that by weights."""
+        inverse, weight = ctx.saved_tensors
+        gradient = gradient if weight is None else gradient * weight
+        centred = gradient - gradient.mean(ctx.axes, keepdim=True)
+        return (centred * inverse).to(gradient.dtype), None, None, None, None
 
 
 def _layer_norm(
@@ -111,11 +143,33 @@ def _layer_norm(
     eps: float = 1e-5,
     *_: Any,
 ) -> torch.Tensor:
+    if weight is not None and weight.dtype != x.dtype:
+        x = x.to(weight.dtype)  # mixed precision normalises in that of the weights
+    return _HeldLayerNorm.apply(x, list(normalized_shape), weight, bias, eps)
+
+
+def _rms_norm(
+    x: torch.Tensor,
+    normalized_shape: Any,
+    weight: torch.Tensor | None = None,
+    eps: float | None = None,
+) -> torch.Tensor:
     axes = tuple(range(-len(tuple(normalized_shape)), 0))
-    sigma = (x.var(axes, unbiased=False, keepdim=True) + eps).sqrt().detach()
-    normal = (x - x.mean(axes, keepdim=True)) / sigma
-    normal = normal if weight is None else normal * weight
-    return normal if bias is None else normal + bias
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    normal = x / (x.pow(2).mean(axes, keepdim=True) + eps).sqrt().detach()
+    return normal if weight is None else normal * weight
+
+
+def _normalize(
+    x: torch.Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, **_: Any
+) -> torch.Tensor:
+    return x / x.detach().norm(p, dim, keepdim=True).clamp_min(eps)
+
+
+def _cosine_similarity(
+    one: torch.Tensor, other: torch.Tensor, dim: int = 1, eps: float = 1e-8
+) -> torch.Tensor:
+    return (_normalize(one, dim=dim, eps=eps) * _normalize(other, dim=dim, eps=eps)).sum(dim)
 
 
 def _attention(
@@ -126,8 +180,35 @@ def _attention(
     return weights @ value
 
 
+class _HeldGate(torch.autograd.Function):
+    """A gate, with the gradient of a share of x that is held."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, gate: Callable) -> torch.Tensor:  # type: ignore[override]
+        """Run the network's own operation."""
+        passed = gate(x)
+        ctx.save_for_backward((passed / x).nan_to_num_(0.5))  # at 0, half of x passes
+        return passed
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+        """Return the gradient by x."""
+        (share,) = ctx.saved_tensors
+        return gradient * share, None
+
+
 def _gate(func: Callable, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """Return x times the share of it that passes, which is held fixed."""
-    with torch.no_grad():
-        share = torch.where(x == 0, 0.5, func(x, *args, **{**kwargs}) / x)
-    return x * share
+    if func is F.silu:  # its only argument says whether to overwrite x, whose share is needed
+        args, kwargs = (), {}
+    return _HeldGate.apply(x, lambda x: func(x, *args, **kwargs))
+
+
+
+NORMALISED: dict[Callable, Callable] = {
+    F.normalize: _normalize,
+    torch.rms_norm: _rms_norm,
+    F.rms_norm: _rms_norm,
+    torch.cosine_similarity: _cosine_similarity,
+    F.cosine_similarity: _cosine_similarity,
+}

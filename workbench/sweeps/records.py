@@ -19,7 +19,12 @@ from torch import nn
 
 from ..clips.clip import Clip
 from ..models.video_model import VideoModel
-from ..saliency.class_weights import MIXED, GradientWeights, HeadWeights, StoredWeights
+from ..saliency.class_weights import (
+    GradientWeights,
+    HeadWeights,
+    StoredWeights,
+    in_words,
+)
 from ..saliency.explaining import chosen_head
 from ..saliency.explanation import Explanation
 from ..saliency.layer_search import choose_layers
@@ -71,6 +76,7 @@ class Output:
         kind: of the weights from gradients that are taken if they are not exact.
         norm: dotted name of a LayerNorm between pooling and head; None if there is none.
         mixed: attention has mixed the voxels of the maps before.
+        bypassed: part of the logit goes around the layer, see `GradientWeights`.
     """
 
     name: str
@@ -82,6 +88,13 @@ class Output:
     mixed: bool
     place: float | None
     independent: bool
+    bypassed: bool = False  # as in stores of older versions
+
+    def how(self, residual: float) -> str:
+        """Return in words where the weights of a clip with this residual come from."""
+        return in_words(
+            self.kind, residual, norm=self.norm, mixed=self.mixed, bypassed=self.bypassed
+        )
 
 
 Heads: TypeAlias = dict[str, NormedHead]  # by the name of the output
@@ -100,6 +113,7 @@ def outputs_of(ex: Explanation, weights: str | None) -> list[Output]:
             mixed=isinstance(one.weighting, HeadWeights | GradientWeights) and one.weighting.mixed,
             place=one.place,
             independent=one.independent,
+            bypassed=isinstance(one.weighting, GradientWeights) and one.weighting.bypassed,
         )
         for one in _by_output(ex).values()
     ]
@@ -280,10 +294,8 @@ def _weighting(
         class_id: tuple(weights[place] for weights in by_pathway)
         for place, class_id in enumerate(arrays["class_ids"].tolist())
     }
-    exact = residual == residual  # of this clip, whatever the first one's were
-    how = f"exact, residual {residual:.1e}" if exact else f"{output.kind} weights"
-    mixed = MIXED if output.mixed else ""
-    return StoredWeights(rows, _tensor(arrays["bias"]), how + mixed, residual)
+    # The residual is that of this clip, whatever the first one's weights were.
+    return StoredWeights(rows, _tensor(arrays["bias"]), output.how(residual), residual)
 
 
 def head_weights(

@@ -270,7 +270,8 @@ class _Stitched:
         else:
             logits = torch.from_numpy(self.logits.mean(0))
             rows: Any = _WindowWeights(self.store, self.windows, self.grid)
-            weighting = StoredWeights(rows, torch.zeros_like(logits), f"{output.kind} weights")
+            how = output.how(float("nan"))
+            weighting = StoredWeights(rows, torch.zeros_like(logits), how)
         return Explanation(
             logits=logits,
             maps=self.maps,

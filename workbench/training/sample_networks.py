@@ -24,7 +24,8 @@ from ..models.memory_formats import channels_last, to_channels_last
 from ..models.networks.mfnet import MFNet3d
 from ..models.networks.small_resnet import SmallResNet
 from ..models.networks.tsn import TSN
-from ..models.video_model import VideoModel, wrap_model
+from ..models.video_model import VideoModel
+from ..models.wrapping import wrap_model
 from ..models.zoo import SAMPLES_INPUT, SAMPLES_MFNET, WEIGHTS
 
 __all__ = [

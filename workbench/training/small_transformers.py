@@ -21,7 +21,8 @@ from ..clips.sampling import frame_indices
 from ..datasets.gratings import GRATINGS, Gratings, draw_gratings
 from ..datasets.samples import FOLDER
 from ..models.networks.small_video import SMALL_VIDEO
-from ..models.video_model import VideoModel, wrap_model
+from ..models.video_model import VideoModel
+from ..models.wrapping import wrap_model
 from .sample_networks import save_weights
 
 __all__ = [
