@@ -196,9 +196,7 @@ def test_relevance_stays_at_the_layer_that_was_named(x, layer, around, mixed):
     handle.remove()
     product = (taken[0] * taken[0].grad)[0].detach()
     tokens = product if layer == "stem" else product[1:].T.unflatten(1, (8, 4, 6))
-    np.testing.assert_allclose(
-        ex.tube(3).map, 192 * tokens.sum(0).numpy(), rtol=1e-3, atol=1e-4
-    )
+    np.testing.assert_allclose(ex.tube(3).map, 192 * tokens.sum(0).numpy(), rtol=1e-3, atol=1e-4)
 
 
 class Repeated(Stem):
@@ -606,6 +604,28 @@ def test_relevance_adds_up_to_the_logit(x):
         assert mean == pytest.approx(float(ex.logits[number]), abs=1e-3)
     plain = explained(network, x, weights="gradient")
     assert plain.layer != "embed"
+
+
+class QuickGELU(nn.Module):
+    """As in CLIP, written out."""
+
+    def forward(self, x):
+        return x * torch.sigmoid(1.702 * x)
+
+
+@pytest.mark.parametrize(
+    "gate", [QuickGELU(), nn.GELU("tanh"), nn.SiLU(inplace=True), nn.Mish(), nn.Hardswish()]
+)
+def test_every_gate_is_held(x, gate):
+    network = Conserving()
+    for block in network.blocks:
+        block.activation = gate
+    ex = explained(network, x, weights="relevance")
+    assert ex.layer == "embed"
+    assert ex.weighting.conserved(2) == pytest.approx(1, abs=1e-3)
+    with torch.no_grad():
+        torch.testing.assert_close(ex.logits, network(x)[0], rtol=1e-3, atol=1e-4)
+    assert not any(module._forward_hooks for module in network.modules())
 
 
 CLASSES = nn.functional.normalize(torch.randn(5, 16, generator=torch.Generator().manual_seed(3)))

@@ -29,7 +29,7 @@ from .frame_answers import (
 )
 from .layer_search import Choices, LayerChoice, choose_layers, tolerance
 from .linear_heads import Head, NormedHead, heads_of, joined_heads, linear_head, residual
-from .relevance import HeldLinear
+from .relevance import held_linear
 
 __all__ = ["chosen_head", "explain", "explain_batch"]
 
@@ -128,7 +128,7 @@ def _explanations(
         kinds = {weights or choice.weights for choice in choices.values()}
         with ExitStack() as stack:
             if "relevance" in kinds:
-                stack.enter_context(HeldLinear())
+                stack.enter_context(held_linear(model.network))
             if any(choice.overwrites for choice in choices.values()):
                 stack.enter_context(keeping_saved_values())
             passed = model.run(x, calls, gradients_from=starts, measure=len(x) > 1)

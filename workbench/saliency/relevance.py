@@ -5,21 +5,32 @@ standard deviation of every LayerNorm, the attention weights of every softmax, t
 GELU or SiLU and the length of every vector that is normalised are held at the values of this clip. What remains is linear in the tokens apart from
 biases, so the sum of gradient × token over all tokens is the logit less what biases contribute.
 
-Held fixed are the operations themselves while the graph is recorded: no network is patched.
+Held fixed are the operations themselves while the graph is recorded: no network is patched. A gate
+that is written out, such as 0.5·x·(1 + tanh(…)) in ViViT's MLPs, is held as a layer, by a hook.
 """
 
 from __future__ import annotations
 
+import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["ATTENTIONS", "SOFTMAXES", "HeldLinear", "Intercepting", "attention_weights"]
+__all__ = [
+    "ATTENTIONS",
+    "SOFTMAXES",
+    "HeldLinear",
+    "Intercepting",
+    "attention_weights",
+    "held_linear",
+]
 
 LAYER_NORMS = (torch.layer_norm, F.layer_norm)
 SOFTMAXES = (torch.softmax, torch.Tensor.softmax, F.softmax)
@@ -27,8 +38,9 @@ ATTENTIONS = (F.scaled_dot_product_attention, torch._C._nn.scaled_dot_product_at
 # A cosine of two vectors, as in X-CLIP's head, does not depend on their lengths: its gradient ×
 # vector adds up to 0, unless the lengths are held.
 LENGTHS = (torch.norm, torch.Tensor.norm, torch.linalg.norm, torch.linalg.vector_norm)
-GATES = (F.gelu, torch._C._nn.gelu, F.silu, torch._C._nn.silu)
-
+GATES = (F.gelu, torch._C._nn.gelu, F.silu, torch._C._nn.silu, F.mish, F.hardswish)
+OVERWRITING = (F.silu, F.mish, F.hardswish)  # their only argument says whether to overwrite x
+GATE_LAYERS = re.compile("gelu|silu|swish|mish", re.IGNORECASE)  # in the names of their classes
 
 # The function as it is, less its first step, which would hand it to the mode again.
 _MULTI_HEAD = types.FunctionType(
@@ -75,6 +87,27 @@ class HeldLinear(Intercepting):
         if func in GATES:
             return partial(_gate, func)
         return None
+
+
+@contextmanager
+def held_linear(network: nn.Module) -> Iterator[None]:
+    """Record what a network does inside the `with` block as linear maps; see `HeldLinear`."""
+
+    def hold(_layer: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor | None:
+        x = inputs[0] if len(inputs) == 1 else None
+        if not torch.is_grad_enabled() or x is None or x.shape != output.shape:
+            return None
+        if x.data_ptr() == output.data_ptr():
+            return None  # x is overwritten, so its share is gone
+        passed = output.detach()
+        return _HeldGate.apply(x, lambda _: passed)
+
+    with HeldLinear(), ExitStack() as stack:
+        for layer in network.modules():
+            gate = GATE_LAYERS.search(type(layer).__name__)
+            if gate and not any(True for _ in layer.parameters()):
+                stack.callback(layer.register_forward_hook(hold).remove)
+        yield
 
 
 def attention_weights(
@@ -199,10 +232,9 @@ class _HeldGate(torch.autograd.Function):
 
 def _gate(func: Callable, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """Return x times the share of it that passes, which is held fixed."""
-    if func is F.silu:  # its only argument says whether to overwrite x, whose share is needed
+    if func in OVERWRITING:  # x is needed afterwards
         args, kwargs = (), {}
     return _HeldGate.apply(x, lambda x: func(x, *args, **kwargs))
-
 
 
 NORMALISED: dict[Callable, Callable] = {
