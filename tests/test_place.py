@@ -165,7 +165,7 @@ def test_the_relevance_of_tokens_is_what_explains_a_class_token(x):
     with torch.no_grad():
         torch.testing.assert_close(ex.activations, network.stem(x)[0])
     last = explained(network, x, weights="gradient")
-    assert "attention mixes its voxels, so it points less well" in last.how
+    assert 'attention mixes its voxels: weights="relevance" points better' in last.how
     asked = explained(network, x, weights="relevance")
     np.testing.assert_allclose(ex.tube(2).map, asked.tube(2).map, rtol=1e-4, atol=1e-6)
 
@@ -526,8 +526,8 @@ def test_a_layer_norm_before_the_head_is_held_fixed(x):
     assert ex.exact
     assert ex.residual < 1e-5
     assert "LayerNorm held fixed" in ex.how
-    assert "points less well" in ex.how
-    assert "points less well" not in explained(Pooled(), x).how
+    assert "attention mixes" in ex.how
+    assert "attention mixes" not in explained(Pooled(), x).how
     for number in range(5):
         rebuilt = ex.tube(number).map.mean() + float(ex.bias[number])
         assert rebuilt == pytest.approx(float(ex.logits[number]), abs=1e-4)
@@ -652,6 +652,32 @@ def test_relevance_of_a_cosine_adds_up_to_the_logit(x, head):
     ex = explained(Cosine(), x, weights="relevance")
     for number in range(5):
         assert ex.weighting.conserved(number) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "first"), [("swin3d", "patch_embed.proj"), ("mvit_v2", "conv_proj")]
+)
+def test_relevance_begins_where_windows_of_attention_have_mixed_nothing_yet(name, first):
+    """Their last layers are volumes, not sequences, and attention has mixed them all the same."""
+    placed = PLACED[name]
+    module, clip = made(placed), clip_for(placed.input, seed=1)
+    model = wb.wrap_model(module, placed.input)
+    assert (
+        'attention mixes its voxels: weights="relevance" points better'
+        in wb.explain(model, clip).how
+    )
+    ex = wb.explain(model, clip, weights="relevance")
+    assert ex.layer == first
+    assert ex.how == "relevance weights, place proved"
+
+
+def test_a_softmax_over_branches_or_classes_is_no_attention(x):
+    class Branches(Pooled):
+        def forward(self, x):
+            shares = torch.stack([x, -x], 1).mean((-1, -2), keepdim=True).softmax(1)
+            return super().forward((x[:, None] * shares).sum(1)).softmax(-1)
+
+    assert "attention" not in explained(Branches(), x).how
 
 
 def test_relevance_of_an_exact_network_is_its_tube(x):

@@ -15,6 +15,7 @@ Finding the layer to explain reads in this order:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -165,6 +166,10 @@ class Survey:
         return any(
             site.layout.of_tokens and site.layout.axes[0:3] == "n (" for site in self.sites()
         )
+
+    def attended(self, sites: Sequence[Site]) -> bool:
+        """Return whether attention ran before one of the layers, so that voxels may be mixed."""
+        return any(self.output_of(site.call).attended for site in sites)
 
     def start(self) -> list[Site]:
         """Return the first layer with parameters as a site, if it has a map."""

@@ -56,7 +56,8 @@ def in_words(
     if bypassed and not exact:
         said.append("part of the logit goes around this layer")
     if mixed:
-        said.append("attention mixes its voxels, so it points less well")
+        remedy = "an earlier layer" if kind == "relevance" else 'weights="relevance"'
+        said.append(f"attention mixes its voxels: {remedy} points better")
     return ", ".join(said)
 
 

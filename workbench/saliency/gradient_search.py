@@ -53,9 +53,11 @@ class GradientSearch:
             of_tokens = bool(sites) and sites[0].layout.of_tokens
             # Attention may carry evidence from anywhere to anywhere: the last layer's voxels then
             # say little about place, and relevance is followed back to where tokens enter.
-            suits = self.first is None and self.survey.mixes_frames()
+            suits = of_tokens and self.first is None and self.survey.mixes_frames()
+            # Without attention or tokens, relevance is gradient × map: best at the last layer.
+            asked = self.first and bool(sites) and (of_tokens or self.survey.attended(sites[:1]))
             found = None
-            if of_tokens and (self.first or suits):
+            if suits or asked:
                 found = self._first_of_tokens(sites, replace(choice, weights=RELEVANCE))
             if found is None and model.input.pathways:
                 found = self._last_of_pathways(sites, choice)

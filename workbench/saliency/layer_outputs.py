@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from ..models.hooks import EVERY, Call, first_tensor
 from .layouts import Grid, Layout, pooled, possible_layouts
+from .relevance import ATTENTIONS, SOFTMAXES
 
-__all__ = ["LayerOutput", "Recorder"]
+__all__ = ["AttentionWatch", "LayerOutput", "Recorder"]
 
 SMALL = 1 << 15  # numbers in an output that is kept, to look for logits in it
 
@@ -27,6 +30,7 @@ class LayerOutput:
         small: the output itself if it is small, as logits are; else None.
         means: (C,) the means of its maps, by each layout that it may have.
         has_parameters: whether the layer has any.
+        attended: whether attention ran before the layer finished, so that its voxels may be mixed.
     """
 
     call: Call
@@ -34,10 +38,36 @@ class LayerOutput:
     small: torch.Tensor | None
     means: dict[Layout, torch.Tensor] = field(default_factory=dict)
     has_parameters: bool = True
+    attended: bool = False
+
+
+class AttentionWatch(TorchFunctionMode):
+    """While active, `ran` tells whether attention has run."""
+
+    ran = False
+
+    def __torch_function__(
+        self, func: Callable, _types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operation, and look whether it is attention."""
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func in ATTENTIONS or func is F.multi_head_attention_forward:
+            self.ran = True
+        elif func in SOFTMAXES:
+            # Attention is (…, queries, keys), probabilities of classes are (N, classes), and
+            # the shares of branches (selective kernels) lie along another axis than the last.
+            dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+            last = dim in (-1, result.ndim - 1)
+            self.ran |= last and result.ndim > 2 and result.shape[-1] > 1
+        return result
 
 
 class Recorder:
-    """Records the layers of a network while it runs on one clip: `model.run(x, observe=recorder)`.
+    """Records the layers of a network while it runs on one clip.
+
+    `model.run(x, observe=recorder, within=recorder.watch)`; without `within`, whether attention ran
+    stays unknown.
 
     Args:
         network: the network that is observed.
@@ -48,6 +78,7 @@ class Recorder:
     def __init__(self, network: nn.Module, clip: Grid, named: str | None = None) -> None:
         self.clip = clip
         self.named = named
+        self.watch = AttentionWatch()
         self._recorded: list[LayerOutput] = []
         self._grids: list[Grid] = []
         self._counts: dict[str, int] = {}
@@ -69,6 +100,7 @@ class Recorder:
             tuple(output.shape),
             small=output.detach().clone() if output.numel() <= SMALL else None,
             has_parameters=layer in self._with_parameters,
+            attended=self.watch.ran,
         )
         layouts = possible_layouts(entry.shape, self.clip, self._grids)
         for layout in () if _are_shares(output) else layouts:

@@ -151,7 +151,7 @@ class _Search:
                     choice,
                     independent=independent,
                     time_axis=time_axis,
-                    mixed=self._mixed(survey, choice),
+                    mixed=choice.weights != RELEVANCE and survey.attended(choice.sites),
                     overwrites=self.probe.overwrites,
                 )
         self._check_found(choices)
@@ -179,12 +179,6 @@ class _Search:
         return placed.place is not None and bool(
             self.probe.dependence(placed.sites, placed).reached()
         )
-
-    def _mixed(self, survey: Survey, choice: LayerChoice) -> bool:
-        """Return whether attention has mixed the tokens of a layer."""
-        relevance = choice.weights == RELEVANCE  # begins where tokens enter
-        mixing = not relevance and choice.guessed and survey.mixes_frames()
-        return mixing and not self.probe.local(choice)
 
     def _choice(
         self, survey: Survey, output: str, logits: torch.Tensor, source: Call | None

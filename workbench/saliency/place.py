@@ -27,7 +27,6 @@ __all__ = [
     "Response",
     "best_reading",
     "disturbed",
-    "is_local",
     "is_sequence",
     "place_score",
     "proved_score",
@@ -134,19 +133,6 @@ def is_sequence(response: Response, layout: Layout, frames: int) -> bool:
         return False
     line = replace(layout, axes="n (t h w) c", grid=(count, 1, 1))
     return proved_score(response, line) is not None
-
-
-def is_local(response: Response, layout: Layout) -> bool:
-    """Return whether no voxel knows of the whole clip.
-
-    If it did, as after attention, half a clip that is disturbed would change every voxel.
-    """
-    for axis, halves in enumerate(response.halves):
-        if halves is None or layout.grid[axis] < 2:
-            continue
-        if all(bool(_change(half, response.plain, layout).all()) for half in halves):
-            return False
-    return True
 
 
 def proved_score(response: Response, layout: Layout) -> float | None:

@@ -20,7 +20,7 @@ from .class_weights import join_calls
 from .dependence import Dependence
 from .layer_outputs import LayerOutput, Recorder
 from .layouts import Layout
-from .place import Response, best_reading, is_local, is_sequence, respond
+from .place import Response, best_reading, is_sequence, respond
 
 __all__ = ["Probe"]
 
@@ -55,7 +55,7 @@ class Probe:
         """Run the first pass, which shows what every layer gives."""
         clip = (self.x.shape[2], self.x.shape[3], self.x.shape[4])
         recorder = Recorder(self.model.network, clip, self.model.layer)
-        passed = self.run(observe=recorder)
+        passed = self.run(observe=recorder, within=recorder.watch)
         self.outputs = passed.outputs
         self.seen = recorder.outputs()
         return passed
@@ -104,13 +104,6 @@ class Probe:
             plain=plain if len(plain) == len(calls) else None,
         )
         return self._read(choice, responses, [()] * len(choice.sites))
-
-    def local(self, choice: LayerChoice) -> bool:
-        """Return whether it was seen that no voxel of a choice knows of the whole clip."""
-        return all(
-            site.call in self._responses and is_local(self._responses[site.call], site.layout)
-            for site in choice.sites
-        )
 
     def disturb(self, calls: Sequence[Call], *, only: bool = False) -> None:
         """Find out what some layers give for the disturbed clip: seven passes for all of them.

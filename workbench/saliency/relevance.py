@@ -1,9 +1,11 @@
 """Relevance that is conserved, for transformers: gradient × token with the network held linear.
 
 The rules are those of AttnLRP (Achtibat et al., ICML 2024) and of Ali et al. (ICML 2022): the
-standard deviation of every LayerNorm, the attention weights of every softmax, the gate of every
-GELU or SiLU and the length of every vector that is normalised are held at the values of this clip. What remains is linear in the tokens apart from
-biases, so the sum of gradient × token over all tokens is the logit less what biases contribute.
+standard deviation of every LayerNorm, the length of every vector that is normalised, the attention
+weights of every softmax and the gate of every GELU or SiLU are held at the values of this clip.
+What remains is linear in the tokens apart from biases, so the sum of gradient × token over all
+tokens is the logit less what biases contribute. A product of two vectors that both depend on the
+clip counts twice, as the cosine of X-CLIP does, whose texts are prompted by the clip.
 
 Held fixed are the operations themselves while the graph is recorded: no network is patched. A gate
 that is written out, such as 0.5·x·(1 + tanh(…)) in ViViT's MLPs, is held as a layer, by a hook.
