@@ -14,6 +14,7 @@ import torch
 import workbench as wb
 from workbench import __main__ as command
 from workbench.studies.notebooks import run_notebook
+from workbench.studies.scoring import read_scores
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 pytestmark = pytest.mark.slow
@@ -65,6 +66,7 @@ def test_the_layouts_are_read_as_the_official_ones(on_disk: Path) -> None:
         "20_fine_tune",
         "30_explore_ucf101",
         "31_explore_epic_kitchens",
+        "50_whole_data_set",
         "figure1_method",
         "figure2_heat_and_focus",
         "figure3_2d_vs_3d",
@@ -74,6 +76,27 @@ def test_notebook_runs_on_the_data_sets_themselves(name: str, on_disk: Path) -> 
     run_notebook(on_disk / "notebooks" / f"{name}.ipynb", timeout=240)
     if name.startswith("figure"):
         assert (on_disk / "results" / "figures" / f"{name}.png").stat().st_size > 10_000
+
+
+def test_tubes_are_scored_on_the_boxes_that_lie_beside_ucf101(
+    on_disk: Path, annotations_folder: Path, tmp_path: Path
+) -> None:
+    """The official boxes, on the clip that they cover; the notebook finds both by itself."""
+    boxes = on_disk / "ucf101" / "ucf101-24" / "pyannot.pkl"
+    boxes.parent.mkdir()
+    shutil.copyfile(annotations_folder / "ucf101-24" / "pyannot.pkl", boxes)
+    kept = tmp_path / "scores.parquet"
+    own = layouts.write_mfnet(tmp_path / "mfnet3d.pth", 24)
+    parameters = {"subset": "train", "clips": 1, "checkpoint": str(own), "kept": str(kept)}
+    parameters["methods"] = ["tube"]
+    try:
+        run_notebook(on_disk / "notebooks/60_against_the_truth.ipynb", parameters, timeout=240)
+    finally:
+        shutil.rmtree(boxes.parent)
+    rows = read_scores(kept)
+    assert set(rows["clip"]) == {"v_SoccerJuggling_g23_c01"}
+    assert (rows["method"] == "tube").sum() == rows["actor"].nunique() >= 1
+    assert rows["box share"].between(0.01, 0.9).all()
 
 
 def test_the_fine_tuning_command_runs_at_full_size(

@@ -142,7 +142,11 @@ class Store:
         if clip is not None:
             viewed = self.input.view(clip)
             if viewed.size != kept.size or not np.array_equal(viewed.times, seen.times):
-                raise ValueError(f"{clip} is not the clip that was explained as {name!r}")
+                raise ValueError(
+                    f"expected the frames that were explained as {name!r}, from "
+                    f"{seen.times[0]:.2f} to {seen.times[-1]:.2f} s, got {clip}. Read them as the "
+                    f"network does: frames={self.input.frames}, stride={self.input.stride}"
+                )
             seen = viewed
         main, model = self.facts["output"], self.facts["model"]
         return rebuilt(kept.arrays, self.outputs, self.heads, main=main, clip=seen, model=model)
