@@ -1,10 +1,14 @@
-"""What an explanation with its tube costs on other networks than MFNet, against a bare eager forward pass.
+"""What an explanation with its tube costs against a bare eager forward pass: a table of networks.
 
-    python benchmarks/bench_networks.py [--pairs 7] [networks]
+    python -m benchmarks networks
+    python benchmarks/bench_networks.py [--minutes 4] [networks]
 
 Random weights, each network at the size that it was trained for, on the CPU unless there is a GPU. The two take turns,
-so that the ratio holds when the machine's speed drifts; what is learnt on the first two clips (layer, memory format) is
-not counted, as it is learnt once. Networks of packages that are not installed are left out.
+so that the ratio holds when the machine's speed drifts. What is learnt on the first clip (layer, place) is not counted,
+as it is learnt once. Networks of packages that are not installed are left out.
+
+Kinds: "exact" needs no gradients; "head" needs those of the layers behind the last map; "all blocks" those of the whole
+network, for relevance.
 """
 
 from __future__ import annotations
@@ -12,14 +16,14 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib.util
-import statistics
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
-from clock import seconds
+from clock import now, seconds
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
@@ -28,8 +32,8 @@ from networks import NETWORKS, Network, frames_of, randomised, spec, video
 import workbench as wb
 from workbench.models.networks.mfnet import MFNet3d
 
-PAIRS = 7
-SECONDS = 20.0  # for the pairs of one network; slow ones make do with fewer, but never fewer than 3
+PAIRS = (3, 25)  # at least and at most; how many there are depends on the time left
+BOUNDS = {"exact": 1.1, "head": 1.1, "all blocks": 2.2}
 KINETICS = spec(16, 112)
 VIT = {
     "hidden_size": 384,
@@ -73,12 +77,22 @@ TIMED: dict[str, Network] = {
     "videomae": tokens(16, transformer("VideoMAE", image_size=112, use_mean_pooling=False)),
     "vivit": tokens(16, transformer("Vivit", image_size=112, num_frames=16)),
     "timesformer": tokens(8, transformer("Timesformer", image_size=112, num_frames=8)),
+    "vjepa2": Network(
+        transformer("VJEPA2", crop_size=112, frames_per_clip=16, pred_num_hidden_layers=1),
+        spec(16, 112, time_first=True, keyword="pixel_values_videos"),
+        "",
+        (8, 7, 7),
+        needs="transformers",
+    ),
     "tsn resnet50": Network(frames_of("resnet50"), spec(8, 224), "backbone.layer4", (8, 7, 7)),
 }
 
 
-def measure(network: Network, pairs: int) -> tuple[wb.Explanation, list[float], list[float], bool]:
-    """Return an explanation, the seconds of bare passes, those of explanations over them, and whether channels last."""
+def measure(network: Network, until: float) -> tuple[wb.Explanation, list[float], list[float]]:
+    """Return an explanation, the seconds of bare passes, and those of explanations over them.
+
+    `until`: when to stop, on the clock, if there are enough of them.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     module = randomised(network.build().eval(), network.input).to(device)
@@ -92,25 +106,32 @@ def measure(network: Network, pairs: int) -> tuple[wb.Explanation, list[float], 
     def explained() -> None:
         wb.explain(model, x).tube()
 
-    ex = wb.explain(model, x)  # warms up, too
+    ex = wb.explain(model, x)  # finds the layer
     explained()
     bare()
-    both = 2 * seconds(bare)
-    count = max(min(pairs, 3), min(pairs, int(SECONDS / both)))
     bares, ratios = [], []
-    for number in range(count):  # in turn, so that neither is always the second
+    for number in range(PAIRS[1]):  # in turn, so that neither is always the second
+        if number >= PAIRS[0] and now() > until:
+            break
         first = seconds(bare) if number % 2 else None
         total = seconds(explained)
         bares.append(seconds(bare) if first is None else first)
         ratios.append(total / bares[-1])
-    return ex, bares, ratios, any(model._faster_last.values())
+    return ex, bares, ratios
+
+
+def kind_of(ex: wb.Explanation) -> str:
+    """Return through how much of the network gradients run."""
+    if ex.exact:
+        return "exact"
+    return "all blocks" if ex.weighting.kind == "relevance" else "head"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pairs", type=int, default=PAIRS)
+    parser.add_argument("--minutes", type=float, default=4, help="for all networks (default: 4)")
     parser.add_argument(
         "networks", nargs="*", metavar="network", help=f"{', '.join(TIMED)}; none: all"
     )
@@ -119,28 +140,31 @@ def main() -> None:
     if unknown:
         parser.error(f"no {', '.join(unknown)}; there are {', '.join(TIMED)}")
     warnings.filterwarnings("ignore", module="torch|pytorchvideo")
-    print(f"{'network':<16}{'input':>12}  {'exact':<6}{'residual':>9}{'bare ms':>9}", end="")
-    print(f"  {'explain + tube / bare':<24}{'pairs':>6}  {'memory':<14}layer")
-    for name in asked.networks or TIMED:
+    print(
+        "| network | input | kind | bare, ms | explain + tube / bare | quartiles | pairs | bound | layer |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    names = [
+        name for name in asked.networks or TIMED if importlib.util.find_spec(TIMED[name].needs)
+    ]
+    start = now()
+    for number, name in enumerate(names, start=1):
         network = TIMED[name]
-        if importlib.util.find_spec(network.needs) is None:
-            print(f"{name:<16}{network.needs} is not installed")
-            continue
-        ex, bares, ratios, lent = measure(network, asked.pairs)
+        # Whatever a network leaves of its share of the time, the next ones may use.
+        ex, bares, ratios = measure(network, start + 60 * asked.minutes * number / len(names))
+        low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))
+        kind = kind_of(ex)
         size = f"{network.input.frames}×{network.input.resize[0]}²"
-        low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
-        told = f"{middle:.3f} ({low:.3f}–{high:.3f})"
-        print(f"{name:<16}{size:>12}  {'yes' if ex.exact else 'no':<6}", end="")
+        kept = "kept" if middle <= BOUNDS[kind] else "MISSED"
         print(
-            f"{'' if not ex.exact else format(ex.residual, '.0e'):>9}{1000 * statistics.median(bares):>9.0f}",
-            end="",
-        )
-        print(
-            f"  {told:<24}{len(ratios):>6}  {'channels last' if lent else 'as it is':<14}{ex.layer}",
+            f"| {name} | {size} | {kind} | {1000 * np.median(bares):.0f} | {middle:.2f} | {low:.2f}–{high:.2f} | "
+            f"{len(ratios)} | {BOUNDS[kind]:.2f} {kept} | `{ex.layer}` |",
             flush=True,
         )
         del ex
         gc.collect()
+    left_out = set(asked.networks or TIMED) - set(names)
+    print(f"\n{now() - start:.0f} s. Not installed: {', '.join(sorted(left_out)) or 'none'}.")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """The proof of place on networks whose layouts are known: hits, misses, and wrong layouts called proved.
 
     python -m benchmarks place
-    python benchmarks/bench_place.py [--steps 60] [--markdown] [networks]
+    python benchmarks/bench_place.py [--steps 60] [--gently] [--csv FILE] [networks]
 
-Every network of tests/placed_networks.py, with random weights and (hand-written ones) trained for some steps. For each,
-the layer's response to the disturbed clip is scored under the right layout and under every wrong one, and the layer
-search is run. A layout is called proved if it fits the clip and scores 0.85 or more. The last column is the gap between
-Σ relevance and the logit, as a share of the largest logit: median over classes.
+Every network of tests/placed_networks.py, with random weights and (hand-written ones) trained for some steps, and the
+small transformers whose trained weights are shipped. For each, the layer's response to the disturbed clip is scored
+under the right layout and under every wrong one, and the layer search is run. With `--gently`, patches disturb the
+clip in place of noise. A layout is called proved if `place.proved_score` says so and it fits the clip.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from networks import CLASSES, clip_for
-from placed_networks import PLACED, ROW, ROW_READINGS, Placed, made, wrong_layouts
+from placed_networks import PLACED, ROW, ROW_READINGS, STUDY, Placed, made, wrong_layouts
 
 import workbench as wb
 from workbench.models import video_model
 from workbench.saliency.layer_search import choose_layers
 from workbench.saliency.layouts import Layout, fits
 from workbench.saliency.place import Response, place_score, proved_score, respond
+from workbench.studies.transformer_study import study_clips
 
 STEPS = 60
 BATCH = 6
@@ -55,14 +56,16 @@ def trained(module: nn.Module, placed: Placed, steps: int) -> nn.Module:
     return module.eval()
 
 
-def responses_of(model: wb.VideoModel, placed: Placed, x: torch.Tensor) -> Response:
+def responses_of(
+    model: wb.VideoModel, placed: Placed, x: torch.Tensor, gently: bool = False
+) -> Response:
     """Return what the layer gives for the clip and with each half disturbed."""
     call = placed.site
 
     def take(x: torch.Tensor) -> dict:
         return {call: model.run(x, [call]).taken[call][0]}
 
-    return respond(take, x)[call]
+    return respond(take, x, gently=gently)[call]
 
 
 def judged(response: Response, layout: Layout, x: torch.Tensor) -> bool:
@@ -77,14 +80,20 @@ def same(layout: Layout, right: Layout, shape: tuple[int, ...]) -> bool:
     return one.shape == other.shape and torch.equal(one, other)
 
 
-def examine(name: str, placed: Placed, steps: int = 0) -> dict[str, object]:
+def examine(
+    name: str, placed: Placed, steps: int = 0, *, gently: bool = False
+) -> dict[str, object]:
     """Return what the proof says of one network, under every layout, and what the search chooses."""
-    module = made(placed)
-    if steps:
-        module = trained(module, placed, steps)
-    model = wb.wrap_model(module, placed.input)
-    x = clip_for(placed.input, seed=1)
-    response = responses_of(model, placed, x)
+    if placed in STUDY.values():
+        model = wb.wrap_model(placed.build().eval(), placed.input)
+        x = model.prepare(study_clips(1)[0])[1]
+    else:
+        module = made(placed)
+        if steps:
+            module = trained(module, placed, steps)
+        model = wb.wrap_model(module, placed.input)
+        x = clip_for(placed.input, seed=1)
+    response = responses_of(model, placed, x, gently)
     shape = tuple(response.plain.shape)
     wrong = list(wrong_layouts(placed.right, shape))
     (choice,) = choose_layers(model, x).values()
@@ -106,57 +115,56 @@ def examine(name: str, placed: Placed, steps: int = 0) -> dict[str, object]:
             default=np.nan,
         ),
         "search": searched,
-        "relevance gap": relevance_gap(model, x),
     }
 
 
-def relevance_gap(model: wb.VideoModel, x: torch.Tensor) -> float:
-    """Return by how much Σ relevance misses the logits; NaN for networks without tokens."""
-    try:
-        ex = wb.explain(model, x, weights="relevance", place=False)
-    except (ValueError, NotImplementedError, RuntimeError):
-        return float("nan")
-    if not ex.weighting.graph.layouts[0].of_tokens:
-        return float("nan")
-    logits = ex.logits.numpy()
-    sums = np.array([ex.weighting.conserved(n) * logits[n] for n in range(len(logits))])
-    return float(np.median(np.abs(sums - logits)) / np.abs(logits).max())
-
-
-def examine_row() -> dict[str, object]:
+def examine_row(gently: bool = False) -> dict[str, object]:
     """Return the same for frames in a row, which no layout fits."""
     model = wb.wrap_model(made(ROW), ROW.input)
     x = clip_for(ROW.input, seed=1)
-    response = responses_of(model, ROW, x)
+    response = responses_of(model, ROW, x, gently)
     proved = sum(judged(response, layout, x) for layout in ROW_READINGS)
     return {
         "family": ROW.family, "network": "frames in a row (no layout is right)", "score": np.nan,
         "right proved": np.nan, "wrong": len(ROW_READINGS), "wrong proved": proved,
         "worst": max(place_score(response, layout) for layout in ROW_READINGS), "search": "",
-        "relevance gap": np.nan,
     }  # fmt: skip
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a family: networks, hits, unknown, wrong layouts, and those called proved."""
-    known = table[table["score"].notna() | (table["search"] != "")]
+    """Return a row a family: networks, hits, unknown, wrong layouts, and those called proved.
+
+    "search" counts what the layer search made of each network, which may take an earlier layer.
+    """
     rows = []
-    for family, part in [*known.groupby("family", sort=False), ("all", known)]:
+    for family, part in [*table.groupby("family", sort=False), ("all", table)]:
+        networks = part[part["search"] != ""]  # all but the frames in a row
+        proved = networks["right proved"].astype(bool)
         rows.append(
             {
-                "family": family,
-                "networks": len(part),
-                "right layout proved": int(part["right proved"].sum()),
-                "unknown": int((~part["right proved"].astype(bool)).sum()),
+                "networks": family,
+                "how many": len(networks),
+                "right layout proved": int(proved.sum()),
+                "unknown": int((~proved).sum()),
                 "wrong layouts": int(part["wrong"].sum()),
-                "of them proved": int(part["wrong proved"].sum()),
-                "search right or earlier": int(part["search"].isin(["right", "proved"]).sum()),
-                "search unknown": int((part["search"] == "unknown").sum()),
-                "search wrong": int((part["search"] == "WRONG").sum()),
-                "relevance gap": part["relevance gap"].median(),
+                "called proved": int(part["wrong proved"].sum()),
+                "best wrong score": part["worst"].max(),
+                "search: place proved": int(networks["search"].isin(["right", "proved"]).sum()),
+                "search: unknown": int((networks["search"] == "unknown").sum()),
+                "search: wrong": int((networks["search"] == "WRONG").sum()),
             }
         )
-    return pd.DataFrame(rows).set_index("family")
+    return pd.DataFrame(rows)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Return a table as Markdown."""
+    rows = [list(table.columns), ["---"] * len(table.columns)]
+    rows += [
+        [f"{value:.2f}" if isinstance(value, float) else str(value) for value in row]
+        for row in table.itertuples(index=False)
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def main() -> None:
@@ -166,28 +174,29 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help="of training; 0: random only")
     parser.add_argument("--csv", help="write the rows to this file")
     parser.add_argument("--libraries", action="store_true", help="only networks of libraries")
+    parser.add_argument("--gently", action="store_true", help="disturb by patches, not by noise")
     parser.add_argument("networks", nargs="*", metavar="network", help="none: all")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     video_model.faster_channels_last = lambda *_: False  # not what is measured here
     rows = []
-    for name, placed in PLACED.items():
+    for name, placed in {**PLACED, **{f"study: {n}": p for n, p in STUDY.items()}}.items():
         if (asked.networks and name not in asked.networks) or (asked.libraries and placed.trains):
             continue
         for steps in (0, asked.steps) if placed.trains and asked.steps else (0,):
-            rows.append(examine(name, placed, steps))
+            rows.append(examine(name, placed, steps, gently=asked.gently))
             row = rows[-1]
             print(
-                f"{name:<36}{'trained' if steps else 'random':<8} score {row['score']:.3f}  wrong layouts "
+                f"{name:<36}{'trained' if 'trained' in row['family'] else 'random':<8} score {row['score']:.3f}  wrong layouts "
                 f"{row['wrong proved']}/{row['wrong']} proved, best {row['worst']:.2f}  search {row['search']}",
                 flush=True,
             )
     if not asked.networks:
-        rows.append(examine_row())
+        rows.append(examine_row(asked.gently))
     table = pd.DataFrame(rows)
     if asked.csv:
         table.to_csv(asked.csv, index=False)
-    print(summary(table).round(4).to_string())
+    print(markdown(summary(table)))
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ from torch import nn
 
 import workbench as wb
 from workbench.models.hooks import Call
+from workbench.models.networks.small_video import SMALL_VIDEO
 from workbench.models.networks.tsn import TSN
 from workbench.saliency.layouts import Layout
+from workbench.training.small_transformers import small_transformer
 
 VOLUME = "n c t h w"
 LAST = "n t h w c"
@@ -499,6 +501,40 @@ HUGGING_PICTURES: dict[str, Placed] = {
 }  # fmt: skip
 
 PLACED: dict[str, Placed] = {**HAND, **VIDEO, **LIBRARY, **HUGGING_PICTURES}
+
+# The small networks of the study of transformers, by family; their weights are shipped.
+
+
+def _study(family: str, layer: str, axes: str, grid: Any = (8, 6, 6), **layout: Any) -> Placed:
+    return Placed(
+        lambda: small_transformer(family).module,
+        SMALL_VIDEO[family].input,
+        layer,
+        Layout(axes, grid, **layout),
+        "small networks of the study, trained",
+    )
+
+
+STUDY: dict[str, Placed] = {
+    family: _study(family, *about, **layout)
+    for family, about, layout in (
+        ("VideoMAE, mean", ("videomae.encoder.layer.0", TOKENS), {}),
+        ("VideoMAE, class token", ("videomae.encoder.layer.0", TOKENS), {}),
+        (
+            "TimeSformer, divided",
+            ("timesformer.encoder.layer.0.output", SPACE_FIRST),
+            {"lead": 1},
+        ),
+        ("TimeSformer, joint", ("timesformer.encoder.layer.0.output", SPACE_FIRST), {"lead": 1}),
+        ("ViViT", ("vivit.layers.0", TOKENS), {"lead": 1}),
+        ("V-JEPA 2", ("vjepa2.encoder.layer.0.norm2", TOKENS), {}),
+        ("MViT", ("blocks.0.norm2", TOKENS, (8, 12, 12)), {"lead": 1}),
+        ("Swin", ("norm", LAST), {}),
+        ("Hiera", ("blocks.0", TOKENS), {}),
+        ("CNN + time", ("cnn.8", FRAMES, (16, 6, 6)), {}),
+        ("X-CLIP", ("clip.vision_model.encoder.layers.0.layer_norm2", FRAME_TOKENS), {"lead": 1}),
+    )
+}
 
 # Frames in a row, one vector each: every reading of them as pictures is wrong.
 ROW = Placed(ByFrame, FLAT, "block", Layout(TOKENS, (1, 4, 4)), "hand-written")

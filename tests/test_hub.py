@@ -40,6 +40,38 @@ def vivit():
     return transformers.VivitForVideoClassification(config)
 
 
+def vjepa2():
+    config = transformers.VJEPA2Config(
+        **{**SMALL, "hidden_size": 48},
+        patch_size=8,
+        crop_size=SIDE,
+        frames_per_clip=FRAMES,
+        num_pooler_layers=1,
+        pred_hidden_size=12,
+        pred_num_attention_heads=1,
+        pred_num_hidden_layers=1,
+    )
+    return transformers.VJEPA2ForVideoClassification(config)
+
+
+def videoprism():
+    options = {name: value for name, value in SMALL.items() if name != "num_hidden_layers"}
+    config = transformers.VideoPrismVisionConfig(
+        **options,
+        tubelet_size=[1, 8, 8],
+        num_spatial_layers=1,
+        num_temporal_layers=1,
+        num_auxiliary_layers=1,
+    )
+    return transformers.VideoPrismForVideoClassification(config)
+
+
+def video_processor(kind, **options):
+    """Return a processor that makes clips of SIDE×SIDE pixels, without sampling frames."""
+    crop = {"height": SIDE, "width": SIDE}
+    return getattr(transformers, kind)(size=crop, crop_size=crop, do_sample_frames=False, **options)
+
+
 def saved(folder, module, **processor):
     """Write a network with a processor, as published models are."""
     torch.manual_seed(0)
@@ -79,6 +111,27 @@ def test_a_saved_folder_gives_the_logits_that_transformers_gives(tmp_path, clip,
     tube = ex.tube("stir")
     assert tube.volume.shape == (FRAMES, SIDE, SIDE)
     assert np.ptp(tube.map) > 0
+
+
+@pytest.mark.parametrize(
+    ("build", "kind"),
+    [(vjepa2, "VJEPA2VideoProcessor"), (videoprism, "LlavaOnevisionVideoProcessor")],
+)
+def test_networks_with_a_video_processor(tmp_path, clip, build, kind):
+    folder = saved(tmp_path / "model", build())
+    (folder / "preprocessor_config.json").unlink()
+    processor = video_processor(kind, do_normalize=kind.startswith("V"))
+    processor.save_pretrained(folder)
+    model = wb.load_model(f"hf/{folder}", device="cpu")
+    assert (model.input.frames, model.classes) == (FRAMES, list(LABELS.values()))
+    assert model.input.keyword == "pixel_values_videos"
+    own = type(model.module).from_pretrained(folder).eval()
+    with torch.no_grad():
+        expected = own(**processor(list(clip.frames), return_tensors="pt")).logits.flatten()
+    ex = wb.explain(model, clip)
+    torch.testing.assert_close(ex.logits, expected, rtol=1e-3, atol=1e-3)
+    assert ex.how == "relevance weights, place proved"
+    assert np.ptp(ex.tube("stir").map) > 0
 
 
 def test_mean_and_deviation_are_measured(tmp_path):

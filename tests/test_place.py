@@ -701,6 +701,27 @@ def test_frames_in_a_row_during_a_movement_are_not_proved_to_be_pictures():
     assert proved_score(response, Layout("n (t h w) c", (4, 2, 2))) is None
 
 
+def test_tokens_shifted_by_one_are_not_proved_on_a_wide_grid(x):
+    """A class token in front of 2×16×24 tokens: read without it, a shift by one scores over .85."""
+
+    class Wide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv3d(3, 16, (8, 2, 2), (8, 2, 2))
+            self.norm = nn.LayerNorm(16)
+
+        def forward(self, x):
+            tokens = self.stem(x).flatten(2).transpose(1, 2)
+            return self.norm(torch.cat([torch.zeros_like(tokens[:, :1]), tokens], 1))[:, 0, :5]
+
+    response = responses(Wide(), x, "norm")
+    right = Layout("n (t h w) c", (2, 16, 24), lead=1)
+    shifted = Layout("n (t h w) c", (2, 16, 24), tail=1)
+    assert place_score(response, shifted) > PROVED
+    assert proved_score(response, shifted) is None
+    assert proved_score(response, right) == 1
+
+
 def test_a_grid_of_a_few_voxels_proves_nothing(x):
     share = torch.tensor([0.9, 0.8, 0.3, 0.2]).view(1, 4, 1)  # upper row, then lower row
     left = torch.tensor([0.9, 0.2, 0.8, 0.3]).view(1, 4, 1)

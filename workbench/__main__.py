@@ -324,9 +324,9 @@ def study_transformers(options: argparse.Namespace) -> int:
 
 def study_conservation(options: argparse.Namespace) -> int:
     """Print by how much Σ relevance misses the logits of the small transformers."""
-    from .studies.conservation import conservation
+    from .studies.conservation import conservation_table
 
-    table = conservation(options.families)
+    table = conservation_table(options.families)
     print(table.to_string(float_format="{:.2g}".format))
     return 0
 

@@ -138,12 +138,16 @@ def is_sequence(response: Response, layout: Layout, frames: int) -> bool:
 def proved_score(response: Response, layout: Layout) -> float | None:
     """Return how well a layout places the changes if that proves it; None otherwise.
 
-    A proof needs a good score along every axis, and enough voxels for it to be no accident.
+    A proof needs a good score along every axis, and enough voxels for it to be no accident. Tokens
+    shifted by one score well on wide grids, so a shift must not score better.
     """
     axes = _axis_scores(response, layout)
     if not axes or not all(axis.proved for axis in axes):
         return None
-    return min(axis.score for axis in axes)
+    score = min(axis.score for axis in axes)
+    if any(place_score(response, other) > score + NEAR for other in _shifted(layout)):
+        return None
+    return score
 
 
 def place_score(response: Response, layout: Layout) -> float:
@@ -153,6 +157,14 @@ def place_score(response: Response, layout: Layout) -> float:
     """
     scores = [axis.score for axis in _axis_scores(response, layout)]
     return min(scores, default=float("nan"))
+
+
+def _shifted(layout: Layout) -> Iterator[Layout]:
+    """Yield the layouts whose tokens begin one earlier or later, of those that there may be."""
+    if layout.of_tokens and layout.lead:
+        yield replace(layout, lead=layout.lead - 1, tail=layout.tail + 1)
+    if layout.of_tokens and layout.tail:
+        yield replace(layout, lead=layout.lead + 1, tail=layout.tail - 1)
 
 
 @dataclass(frozen=True)

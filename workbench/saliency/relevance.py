@@ -147,7 +147,7 @@ class _HeldLayerNorm(torch.autograd.Function):
     """LayerNorm over the last axes, with the gradient of a standard deviation that is held."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: torch.Tensor,
         shape: list[int],
@@ -162,7 +162,7 @@ class _HeldLayerNorm(torch.autograd.Function):
         return normal
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         """Return the gradient by x alone: nobody asks for that by weights."""
         inverse, weight = ctx.saved_tensors
         gradient = gradient if weight is None else gradient * weight
@@ -219,14 +219,14 @@ class _HeldGate(torch.autograd.Function):
     """A gate, with the gradient of a share of x that is held."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, gate: Callable) -> torch.Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: torch.Tensor, gate: Callable) -> torch.Tensor:
         """Run the network's own operation."""
         passed = gate(x)
         ctx.save_for_backward((passed / x).nan_to_num_(0.5))  # at 0, half of x passes
         return passed
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         """Return the gradient by x."""
         (share,) = ctx.saved_tensors
         return gradient * share, None

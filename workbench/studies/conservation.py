@@ -17,12 +17,12 @@ from ..saliency.explaining import explain_batch
 from ..training.small_transformers import small_transformer, trained_families
 from .transformer_study import study_clips
 
-__all__ = ["conservation", "conservation_of"]
+__all__ = ["conservation_of", "conservation_table"]
 
 CLIPS = 40
 
 
-def conservation(families: Sequence[str] = (), clips: int = CLIPS) -> pd.DataFrame:
+def conservation_table(families: Sequence[str] = (), clips: int = CLIPS) -> pd.DataFrame:
     """Return by how much Σ relevance misses the logit, a row a family (all that are trained).
 
     Takes about ten seconds a family. See `conservation_of`.
