@@ -7,7 +7,6 @@ damage is found; its entries bear no date, so the same numbers give the same byt
 
 from __future__ import annotations
 
-import asyncio
 import io
 import zipfile
 import zlib
@@ -18,7 +17,6 @@ from typing import IO, Any, TypeVar
 
 import fsspec.asyn
 import numpy as np
-import zarr
 from PIL import Image
 from zarr.api import asynchronous
 from zarr.buffer.cpu import Buffer
@@ -82,9 +80,7 @@ async def _write_parts(store: MemoryStore, parts: list[list[Kept]]) -> None:
     for part, clips in enumerate(parts):
         attributes = {"names": [kept.name for kept in clips], "size": clips[0].size}
         group = await root.create_group(str(part), attributes=attributes)
-        arrays = {
-            key: np.stack([kept.arrays[key] for kept in clips]) for key in clips[0].arrays
-        }
+        arrays = {key: np.stack([kept.arrays[key] for kept in clips]) for key in clips[0].arrays}
         # JPEGs differ in length; zeros after the end of one do no harm.
         longest = max(len(kept.thumbnails) for kept in clips)
         padded = [kept.thumbnails.ljust(longest, b"\0") for kept in clips]

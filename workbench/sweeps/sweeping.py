@@ -19,7 +19,7 @@ from ..datasets.table import Dataset
 from ..models.video_model import VideoModel
 from ..saliency.explaining import explain_batch
 from ..saliency.explanation import Explanation
-from .engine import Engine, read_for
+from .engine import NETWORKS, Engine, read_for
 from .folders import Folder
 from .index_files import SHARDS, Index
 from .provenance import describe, determining
@@ -240,7 +240,7 @@ def _in_threads(
     engine: Engine, data: Dataset, plan: dict[str, list[str]]
 ) -> Generator[tuple[str, int]]:
     """Make the shards in this process, some being read or written while one is explained."""
-    workers = (os.cpu_count() or 1) + 1
+    workers = (os.cpu_count() or 1) + NETWORKS
     waiting = iter(plan.items())
     # PyTorch would split each clip's resizing over all processors, and wait for the slowest.
     with ThreadPoolExecutor(workers, "sweep", torch.set_num_threads, (1,)) as pool:
