@@ -1,13 +1,13 @@
 """What a sweep costs: against bare forward passes, on Dask, in bytes, and with a very large index.
 
-    python benchmarks/bench_sweep.py [--only small mfnet3d dask store index] [--clips 400]
+    python benchmarks/bench_sweep.py [--only mfnet3d small dask store steps] [--clips 400]
     python benchmarks/bench_sweep.py --only kills --kills 100
     python benchmarks/bench_sweep.py --only index --rows 10000000
 
-The clips are the shipped sample videos under many names. Half of the bare passes come before the
-sweep and half after it, so that the ratio holds when the machine's speed drifts. PyTorch's threads
-wait for the slowest, so a bare pass suffers most from other programs: rounds in which those took
-more than `--others` of the processors do not count.
+The clips are the shipped sample videos under many names. A sweep is cut into `--chunks` parts; half
+as many bare passes come before each part and half after it, so that the ratio holds when the
+machine's speed drifts. Beside each figure stands what other programs took of the processors: above
+a few percent it says little, for PyTorch's threads wait for the slowest.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from clock import seconds
 import workbench as wb
 from workbench.datasets.table import Dataset
 from workbench.saliency.explaining import explain_batch
+from workbench.sweeps import engine
 from workbench.sweeps.engine import read_for
 from workbench.sweeps.index_files import GATHERED, SCALARS, SCHEMA, SHARDS
 from workbench.sweeps.records import StoreSettings, clip_arrays, clip_row
@@ -68,60 +69,59 @@ class Others:
         return sum(times[:8]), times.idle + times.iowait, used
 
 
-def throughput(name: str, count: int, rounds: int, quiet: float) -> None:
+def throughput(name: str, count: int, chunks: int, rounds: int = 1) -> None:
     """Print a sweep's clips per second over those of bare passes with the inputs at hand."""
     model = wb.load_model(name)
     data = many(count)
-    x = torch.cat(
-        [model.prepare(read_for(model, data, name))[1] for name in data.index.index[:BATCH]]
-    )
+    names = data.index.index
+    x = torch.cat([model.prepare(read_for(model, data, name))[1] for name in names[:BATCH]])
     model.run(x)
-    bare, swept, sizes, shares = [], [], [], []
+    parts = np.array_split(np.arange(count), chunks)
+    ratios, rates, sizes = [], [], []
+    everything = Others()
+
+    def passes(clips: float) -> float:
+        """Return the seconds of bare passes for so many clips."""
+        full = max(1, round(clips / BATCH))
+
+        def run() -> None:
+            for _ in range(full):
+                model.run(x)
+
+        return seconds(run) * clips / (full * BATCH)
+
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(3 * rounds):
-            if len(bare) == rounds:
-                break
-            store = Path(folder) / f"store_{number}"
-            # What is learnt on the first clip, and the files of an empty store, are not counted.
-            wb.sweep(data.subset(data.index.index[:1]), model, store, progress=False)
+        for turn in range(rounds):
+            bare = swept = 0.0
+            others = Others()
+            for number, part in enumerate(parts):
+                store = Path(folder) / f"store_{turn}_{number}"
+                # What is learnt on the first clip, and an empty store's files, are not counted.
+                wb.sweep(data.subset(names[part[:1]]), model, store, progress=False)
+                chunk = data.subset(names[part[1:]])
 
-            def passes() -> None:
-                for _ in range(count // BATCH // 2):
-                    model.run(x)
+                def sweep(chunk: Dataset = chunk, store: Path = store) -> None:
+                    wb.sweep(chunk, model, store, batch=BATCH, progress=False)
 
-            def sweep(store: Path = store) -> None:
-                wb.sweep(data, model, store, batch=BATCH, progress=False)
-
-            others, used = Others(), [time.process_time()]
-            took = []
-            for turn in (passes, sweep, passes):
-                took.append(seconds(turn))
-                used.append(time.process_time())
-            before, during, after = took
-            ratio, share = (before + after) / during, others.share()
-            by_passes_before, by_sweep, by_passes_after = np.diff(used)
-            by_passes = by_passes_before + by_passes_after
-            print(
-                f"  ratio {ratio:.3f}; processor time: passes {1000 * by_passes / count:.1f}, sweep "
-                f"{1000 * by_sweep / count:.1f} ms a clip; others took {share:.1%}",
-                flush=True,
-            )
-            if share > quiet:
-                continue
-            shares.append(share)
-            bare.append(count / (before + after))
-            swept.append(count / during)
-            files = (store / SHARDS).iterdir()
-            sizes.append(sum(file.stat().st_size for file in files) / count)
-    if not bare:
-        print(f"{name}: other programs left no round undisturbed", flush=True)
-        return
-    ratios = [one / other for one, other in zip(swept, bare)]
+                bare += passes(len(chunk) / 2)
+                swept += seconds(sweep)
+                bare += passes(len(chunk) / 2)
+                print(
+                    f"  {name}: {(number + 1) * 100 // chunks} % of round {turn + 1} of {rounds}, "
+                    f"ratio so far {bare / swept:.3f}, others took {others.share():.1%}",
+                    flush=True,
+                )
+                files = (store / SHARDS).iterdir()
+                sizes.append(sum(file.stat().st_size for file in files) / len(part))
+            ratios.append(bare / swept)
+            clips = count - chunks
+            rates.append((clips / bare, clips / swept))
+    bare_rate, swept_rate = np.median(rates, axis=0)
     print(
-        f"{name:<14} {count} clips on {model.device}, {torch.get_num_threads()} threads: "
-        f"bare {statistics.median(bare):.2f} clips/s, sweep {statistics.median(swept):.2f} clips/s,"
-        f" ratio {statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f}), "
-        f"{statistics.median(sizes) / 1000:.0f} kB a clip, others took up to {max(shares):.1%}",
+        f"{name}: {count} clips on {model.device}, {torch.get_num_threads()} threads: bare "
+        f"{bare_rate:.2f} clips/s, sweep {swept_rate:.2f} clips/s, ratio "
+        f"{statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f}), "
+        f"{statistics.median(sizes) / 1000:.0f} kB a clip, others took {everything.share():.1%}",
         flush=True,
     )
 
@@ -173,7 +173,7 @@ def steps() -> None:
     torch.set_num_threads(threads)
 
 
-def dask_workers(name: str, count: int, rounds: int, quiet: float) -> None:
+def dask_workers(name: str, count: int, rounds: int) -> None:
     """Print the speed of two Dask workers with one thread each over that of one.
 
     Beside the clock's ratio stands what processor time allows on two processors: there one worker
@@ -181,25 +181,20 @@ def dask_workers(name: str, count: int, rounds: int, quiet: float) -> None:
     """
     model = wb.load_model(name, device="cpu")
     ratios = []
-    for _ in range(3 * rounds):
-        if len(ratios) == rounds:
-            break
+    for turn in range(rounds):
         others = Others()
         (one, by_one, _), (two, by_two, beside) = (
             _on_dask(model, many(count), workers) for workers in (1, 2)
         )
-        share = others.share()
+        ratios.append(two / one)
         print(
-            f"  Dask, {name}: 1 worker {one:.2f} clips/s, 2 workers {two:.2f} clips/s, ratio "
-            f"{two / one:.2f}; processor time: {1000 * by_one:.1f} ms a clip for 1 worker, "
-            f"{1000 * by_two:.1f} for 2 and {1000 * beside:.1f} beside them, which allows "
-            f"{2 * by_one / (by_two + beside):.2f}; others took {share:.1%}",
+            f"  Dask, {name}, round {turn + 1} of {rounds}: 1 worker {one:.2f} clips/s, 2 workers "
+            f"{two:.2f} clips/s, ratio {two / one:.2f}; processor time: {1000 * by_one:.1f} ms a "
+            f"clip for 1 worker, {1000 * by_two:.1f} for 2 and {1000 * beside:.1f} beside them, "
+            f"which allows {2 * by_one / (by_two + beside):.2f}; others took {others.share():.1%}",
             flush=True,
         )
-        if share <= quiet:
-            ratios.append(two / one)
-    if ratios:
-        print(f"Dask: ratio {statistics.median(ratios):.2f} undisturbed", flush=True)
+    print(f"Dask: ratio {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})")
 
 
 def _on_dask(model: wb.VideoModel, data: Dataset, workers: int) -> tuple[float, float, float]:
@@ -230,18 +225,24 @@ def _on_dask(model: wb.VideoModel, data: Dataset, workers: int) -> tuple[float, 
     return rate, in_workers / count, here / count
 
 
-def reading_back() -> None:
+def reading_back(model_name: str) -> None:
     """Print how long a tube takes from a store, and how far it is from the direct one."""
-    model = wb.load_model("mfnet3d", device="cpu")
-    data = many(4)
-    batch = [read_for(model, data, name) for name in data.index.index]
-    direct = dict(zip(data.index.index, explain_batch(model, batch)))
+    model = wb.load_model(model_name, device="cpu")
+    data = many(8)
+    names = data.index.index
+    batch = [read_for(model, data, name) for name in names]
+    threads = torch.get_num_threads()
+    # As many as each network of a sweep has: the last bits depend on it.
+    torch.set_num_threads(max(1, threads // engine.NETWORKS))
+    direct = dict(zip(names, explain_batch(model, batch)))
+    torch.set_num_threads(threads)
     for full in (False, True):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "store"
-            store = wb.sweep(data, model, path, batch=4, full=full, progress=False)
+            store = wb.sweep(data, model, path, batch=BATCH, full=full, progress=False)
+            store[names[0]].tube()  # what the first one reads is kept: the index, the head
             times, differences = [], []
-            for name in [*data.index.index] * 5:
+            for name in [*names] * 5:
                 begin = time.perf_counter()
                 tube = store[name].tube()
                 times.append(time.perf_counter() - begin)
@@ -249,11 +250,19 @@ def reading_back() -> None:
                 differences.append(np.abs(tube.volume - expected).max() / np.ptp(expected))
             size = sum(file.stat().st_size for file in (path / SHARDS).iterdir()) / len(data)
             print(
-                f"{'full' if full else 'half'} precision: a tube in "
-                f"{1000 * statistics.median(times):.1f} ms, differs by {max(differences):.1e} of "
-                f"its range, {size / 1000:.0f} kB a clip",
+                f"{model_name}, {'full' if full else 'half'} precision: a tube in "
+                f"{1000 * statistics.median(times):.1f} ms ({1000 * min(times):.1f}-"
+                f"{1000 * max(times):.1f}), differs by up to {max(differences):.1e} of its range, "
+                f"{size / 1000:.0f} kB a clip",
                 flush=True,
             )
+
+
+def stored() -> None:
+    """Print what reading from a store costs: tubes, and an index of 100,000 clips."""
+    reading_back("mfnet3d")
+    reading_back("samples/mfnet")
+    large_index(100_000)
 
 
 def large_index(rows: int) -> None:
@@ -312,22 +321,25 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parts = ("steps", "small", "mfnet3d", "dask", "store", "index", "kills")
-    parser.add_argument("--only", nargs="+", choices=parts, default=parts[:-1])
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts[:-2])
     parser.add_argument("--clips", type=int, default=400)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--chunks", type=int, default=2, help="that a sweep is cut into")
+    parser.add_argument("--rounds", type=int, default=3, help="of small and dask")
+    parser.add_argument("--networks", type=int, help="that work at the same time (default: 2)")
     parser.add_argument("--threads", type=int, help="of PyTorch; processor time is exact for 1")
-    parser.add_argument("--others", type=float, default=0.02, help="the most other programs take")
     parser.add_argument("--kills", type=int, default=100, help="of sweeps, and of Dask workers")
     parser.add_argument("--rows", type=int, default=100_000, help="of a simulated index")
     asked = parser.parse_args()
     if asked.threads:
         torch.set_num_threads(asked.threads)
-    print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
+    if asked.networks:
+        engine.NETWORKS = asked.networks
+    print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors", flush=True)
     benchmarks: dict[str, Callable[[], None]] = {
-        "small": lambda: throughput("samples/mfnet", asked.clips, asked.rounds, asked.others),
-        "mfnet3d": lambda: throughput("mfnet3d", asked.clips, asked.rounds, asked.others),
-        "dask": lambda: dask_workers("samples/mfnet", asked.clips, asked.rounds, asked.others),
-        "store": reading_back,
+        "small": lambda: throughput("samples/mfnet", asked.clips, asked.chunks, asked.rounds),
+        "mfnet3d": lambda: throughput("mfnet3d", asked.clips, asked.chunks),
+        "dask": lambda: dask_workers("samples/mfnet", asked.clips, asked.rounds),
+        "store": stored,
         "index": lambda: large_index(asked.rows),
         "kills": lambda: kills(asked.kills),
         "steps": steps,

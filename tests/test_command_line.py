@@ -22,7 +22,7 @@ from workbench.datasets import samples
 from workbench.studies import notebooks, sample_files
 from workbench.training import sample_networks
 
-ROOT = command.ROOT
+ROOT = files.ROOT
 QUICKSTART = ROOT / "notebooks" / "00_quickstart.ipynb"
 
 
@@ -39,7 +39,7 @@ def write_notebook(path: Path, *cells: str) -> Path:
 def checkout(tmp_path, monkeypatch):
     """A checkout in a folder with a space in its name, where the command line runs."""
     root = tmp_path / "a checkout"
-    monkeypatch.setattr(command, "ROOT", root)
+    monkeypatch.setattr(files, "ROOT", root)
     write_notebook(
         root / "notebooks" / QUICKSTART.name,
         "# Parameters\nvideo = None",

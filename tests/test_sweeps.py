@@ -224,7 +224,7 @@ def test_nothing_to_explain_is_an_error(tmp_path: Path) -> None:
     ("model", "options", "differs"),
     [
         (lambda: tiny(seed=1), {}, "network"),
-        (lambda: tiny(spec=wb.InputSpec(frames=8, resize=(40, 40))), {}, "input"),
+        (lambda: tiny(spec=wb.InputSpec(frames=8, resize=(40, 40))), {}, "input resize"),
         (tiny, {"full": True}, "precision"),
         (tiny, {"weights": "gradient"}, "weights"),
     ],
@@ -234,7 +234,7 @@ def test_a_store_by_another_model_is_refused(tmp_path, model, options, differs) 
     swept(path)
     before = contents(path)
     with pytest.raises(
-        StoreError, match=rf"store was made otherwise\. {differs}: .* there, .* here"
+        StoreError, match=rf"store was made by another .*: {differs} is .* there, .* here\. Choose"
     ):
         swept(path, 20, model(), **options)
     assert contents(path) == before
@@ -535,10 +535,15 @@ def test_a_tube_is_rebuilt_quickly(tmp_path: Path) -> None:
     names = data.index.index[:4]
     store = wb.sweep(data.subset(names), model, tmp_path / "store", progress=False)
     times = []
-    for name in [*names] * 3:
-        begin = time.process_time()
-        store[name].tube()
-        times.append(time.process_time() - begin)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # on a busy machine others spin while they wait for one another
+    try:
+        for name in [*names] * 3:
+            begin = time.process_time()
+            store[name].tube()
+            times.append(time.process_time() - begin)
+    finally:
+        torch.set_num_threads(threads)
     assert np.median(times) < 0.02, times
 
 

@@ -15,8 +15,7 @@ from sweep_material import CLASSES, Several, tiny
 from videos import write_video
 
 import workbench as wb
-from workbench.__main__ import _add_sweep
-from workbench.sweeps.command import run_sweep_command
+from workbench.sweeps.command import add_sweep_command, run_sweep_command
 from workbench.sweeps.whole_videos import _Grid, _windows
 
 SPEC = wb.InputSpec(frames=8, resize=(32, 32), stride=2)
@@ -210,7 +209,7 @@ def test_a_ten_minute_video_takes_flat_memory_and_finds_the_action(tmp_path: Pat
 
 def parsed(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    _add_sweep(parser.add_subparsers(dest="command"))
+    add_sweep_command(parser.add_subparsers(dest="command"))
     return parser.parse_args(["sweep", *arguments])
 
 

@@ -14,6 +14,8 @@ import psutil
 
 __all__ = ["file_names", "remove_orphans", "whole_file"]
 
+ROOT = Path(__file__).resolve().parents[2]  # of the checkout, if this is one
+
 # A temporary name: .<stem>.<host>-<process id>-<random>.part<suffix>
 _HOST = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())
 _TEMPORARY = re.compile(r"\..*\.(?P<host>\w+)-(?P<process>\d+)-[0-9a-f]{8}\.part(\.[^.]*)?")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import operator
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import TypeAlias
 
 import numpy as np
@@ -340,7 +341,7 @@ class Explanation:
     ) -> Tube:
         """Return the tube of one part, or the sum of several."""
         size = (len(self.clip), *self.clip.size)
-        volume = torch.stack([upsample(low, size, centred) for low, _ in parts]).sum(0)
+        volume = reduce(torch.add, (upsample(low, size, centred) for low, _ in parts))
         grid = [max(low.shape[axis] for low, _ in parts) for axis in range(3)]
         low = torch.cat([_repeated(low[None], grid) for low, _ in parts]).sum(0)
         return Tube(

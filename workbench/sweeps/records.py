@@ -313,7 +313,9 @@ def head_weights(
 def pathways(arrays: Mapping[str, np.ndarray], what: str) -> tuple[torch.Tensor, ...]:
     """Return `what_0`, `what_1`, … in full precision."""
     count = sum(key.startswith(f"{what}_") for key in arrays)
-    return tuple(_tensor(arrays[f"{what}_{number}"]).float() for number in range(count))
+    # NumPy converts in this thread; PyTorch would wait for others to share the little work.
+    values = (arrays[f"{what}_{number}"].astype(np.float32) for number in range(count))
+    return tuple(map(torch.from_numpy, values))
 
 
 def _by_output(ex: Explanation) -> dict[str, Explanation]:

@@ -11,12 +11,14 @@ import io
 import zipfile
 import zlib
 from collections import defaultdict
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
+import fsspec.asyn
 import numpy as np
-import zarr
 from PIL import Image
+from zarr.api import asynchronous
 from zarr.buffer.cpu import Buffer
 from zarr.codecs import ZstdCodec
 from zarr.storage import MemoryStore
@@ -24,6 +26,8 @@ from zarr.storage import MemoryStore
 from ..clips.clip import Clip
 
 __all__ = ["Kept", "damage", "pack", "read_kept", "read_parts", "thumbnails", "unpack_thumbnails"]
+
+T = TypeVar("T")
 
 THUMBNAIL = 48  # pixels: thumbnails are the frames shrunk as far as they stay this high and wide
 PER_CLIP = ("maps", "class_weights", "thumbnails")  # large arrays: one chunk for each clip
@@ -59,28 +63,41 @@ def pack(batch: list[Kept]) -> tuple[bytes, list[tuple[int, int]]]:
     by_signature: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for number, kept in enumerate(batch):
         by_signature[kept.signature].append(number)
+    parts = [[batch[number] for number in numbers] for numbers in by_signature.values()]
     entries: dict[str, Any] = {}
-    root = zarr.create_group(MemoryStore(entries))
-    addresses = {}
-    for part, numbers in enumerate(by_signature.values()):
-        clips = [batch[number] for number in numbers]
-        group = root.create_group(
-            str(part), attributes={"names": [kept.name for kept in clips], "size": clips[0].size}
-        )
-        for key in clips[0].arrays:
-            data = np.stack([kept.arrays[key] for kept in clips])
-            first = 1 if _alone(key) else len(data)
-            group.create_array(
-                key, data=data, chunks=(first, *data.shape[1:]), compressors=COMPRESSION
-            )
+    _at_once(_write_parts(MemoryStore(entries), parts))
+    addresses = {
+        number: (part, row)
+        for part, numbers in enumerate(by_signature.values())
+        for row, number in enumerate(numbers)
+    }
+    return _zipped(entries), [addresses[number] for number in range(len(batch))]
+
+
+async def _write_parts(store: MemoryStore, parts: list[list[Kept]]) -> None:
+    """Write a group for each part, with an array for each key of its clips."""
+    root = await asynchronous.create_group(store=store)
+    for part, clips in enumerate(parts):
+        attributes = {"names": [kept.name for kept in clips], "size": clips[0].size}
+        group = await root.create_group(str(part), attributes=attributes)
+        arrays = {key: np.stack([kept.arrays[key] for kept in clips]) for key in clips[0].arrays}
         # JPEGs differ in length; zeros after the end of one do no harm.
         longest = max(len(kept.thumbnails) for kept in clips)
         padded = [kept.thumbnails.ljust(longest, b"\0") for kept in clips]
-        pictures = np.frombuffer(b"".join(padded), np.uint8).reshape(len(clips), longest)
-        group.create_array("thumbnails", data=pictures, chunks=(1, longest), compressors=None)
-        for row, number in enumerate(numbers):
-            addresses[number] = (part, row)
-    return _zipped(entries), [addresses[number] for number in range(len(batch))]
+        pictures = np.frombuffer(b"".join(padded), np.uint8)
+        arrays["thumbnails"] = pictures.reshape(len(clips), longest)
+        for key, values in arrays.items():
+            large = _alone(key)
+            first = 1 if large else len(values)
+            await group.create_array(
+                key,
+                data=values,
+                chunks=(first, *values.shape[1:]),
+                # Small arrays are not worth it, nor are JPEGs.
+                compressors=COMPRESSION if large and key != "thumbnails" else None,
+                # To look for chunks of zeros takes longer than to compress them.
+                config={"write_empty_chunks": True},
+            )
 
 
 def _zipped(entries: dict[str, Any]) -> bytes:
@@ -115,17 +132,39 @@ def _read_part(archive: zipfile.ZipFile, part: int, rows: list[int] | None) -> l
         alone = _alone(below[0]) and below[1:2] == ["c"]
         if rows is None or not alone or int(below[2]) in rows:
             entries[name] = Buffer.from_bytes(archive.read(name))
-    group = zarr.open_group(MemoryStore(entries), path=str(part), mode="r")
-    attributes: Any = group.attrs
-    names = attributes["names"]
-    height, width = attributes["size"]
-    arrays = dict(group.arrays())
+    names, (height, width), arrays = _at_once(_read_arrays(MemoryStore(entries), str(part), rows))
     clips = []
-    for row in range(len(names)) if rows is None else rows:
-        values = {key: np.asarray(array[row]) for key, array in arrays.items()}
+    for place, row in enumerate(range(len(names)) if rows is None else rows):
+        values = {key: array[place] for key, array in arrays.items()}
         pictures = values.pop("thumbnails").tobytes()
         clips.append(Kept(names[row], values, (height, width), pictures))
     return clips
+
+
+async def _read_arrays(
+    store: MemoryStore, part: str, rows: list[int] | None
+) -> tuple[list[str], tuple[int, int], dict[str, np.ndarray]]:
+    """Return the names of a part's clips, their size, and the arrays of some rows or of all."""
+    group = await asynchronous.open_group(store, path=part, mode="r")
+    attributes: Any = group.attrs
+    opened = [pair async for pair in group.arrays()]
+    wanted = slice(None) if rows is None else slice(rows[0], rows[0] + 1)
+    values = [await array.getitem(wanted) for _, array in opened]
+    arrays = {key: np.asarray(value) for (key, _), value in zip(opened, values)}
+    return attributes["names"], attributes["size"], arrays
+
+
+def _at_once(work: Coroutine[Any, Any, T]) -> T:
+    """Return what a coroutine gives, by one call to the thread of fsspec's event loop.
+
+    zarr's own interface makes such a call for each array, twice; where processors are busy, each
+    waits for its turn.
+    """
+
+    async def run() -> T:
+        return await work
+
+    return fsspec.asyn.sync(fsspec.asyn.get_loop(), run)
 
 
 def _alone(key: str) -> bool:

@@ -28,6 +28,7 @@ __all__ = ["FACTS", "FORMAT", "HEAD", "Store", "StoreError", "open_store"]
 FACTS = "store.json"
 HEAD = "head.npz"
 FORMAT = 2
+LONG = 40  # characters of a fact in a message
 REMEDY = "store.verify() lists all damage, and the same wb.sweep repairs it"
 
 
@@ -291,12 +292,30 @@ def shard_file(shard: str) -> str:
 
 def check_same(expected: dict[str, Any], found: dict[str, Any], where: str) -> None:
     """Raise StoreError unless two stores, or a model and a store, give the same numbers."""
-    differing = [key for key in expected if expected[key] != found.get(key)]
+    differing = _differing(expected, found)
     if differing:
-        facts = "; ".join(
-            f"{key}: {expected[key]} there, {found.get(key)} here" for key in differing
+        raise StoreError(
+            f"{where} was made by another model or with other settings: {'; '.join(differing)}. "
+            "Choose another folder"
         )
-        raise StoreError(f"{where} was made otherwise. {facts}. Choose another folder")
+
+
+def _differing(there: dict[str, Any], here: dict[str, Any], within: str = "") -> list[str]:
+    """Return in words what differs between two dicts of facts."""
+    lines = []
+    for key, value in there.items():
+        other = here.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            lines += _differing(value, other, f"{key} ")
+        elif value != other:
+            lines.append(f"{within}{key} is {_shortened(value)} there, {_shortened(other)} here")
+    return lines
+
+
+def _shortened(fact: Any) -> str:
+    """Return a fact as text; of a long one, such as the hash of a network, the beginning."""
+    text = str(fact)
+    return text if len(text) <= LONG else f"{text[:12]}…"
 
 
 def _thumbnail_clip(kept: Kept, label: str | None) -> Clip:

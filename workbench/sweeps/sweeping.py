@@ -17,9 +17,10 @@ from tqdm.auto import tqdm
 
 from ..datasets.table import Dataset
 from ..models.video_model import VideoModel
+from ..saliency.class_weights import KINDS
 from ..saliency.explaining import explain_batch
 from ..saliency.explanation import Explanation
-from .engine import Engine, read_for
+from .engine import NETWORKS, Engine, read_for
 from .folders import Folder
 from .index_files import SHARDS, Index
 from .provenance import describe, determining
@@ -72,11 +73,14 @@ def sweep(
         StoreError: the folder holds a store by another model, input spec or settings; or clips of
             the same names and other times; or something else.
         OSError: the store cannot be written; nothing that was written is lost.
-        ValueError: no clip could be explained; the message names the first one's error.
+        ValueError: no clip could be explained; the message names the first one's error. Or an
+            argument makes no sense.
         filelock.Timeout: another sweep is writing to the folder.
     """
     if batch < 1 or top < 1:
         raise ValueError(f"batch and top count from 1, got {batch} and {top}")
+    if weights is not None and weights not in KINDS:
+        raise ValueError(f"weights: expected None or one of {', '.join(KINDS)}; got {weights!r}")
     settings = StoreSettings(weights, full, top)
     folder = Folder.at(path)
     with _only_writer(folder):
@@ -129,6 +133,9 @@ def _only_writer(folder: Folder) -> Iterator[None]:
         lock.acquire()
     except filelock.Timeout:  # an OSError, too
         raise
+    except FileExistsError as error:
+        reason = "expected a folder for the store, and this is a file. Choose another name"
+        raise FileExistsError(error.errno, reason, str(folder.local)) from error
     except OSError as error:
         reason = f"{error.strerror}: the store cannot be written. Choose another folder"
         raise OSError(error.errno, reason, str(folder.local)) from error
@@ -240,7 +247,7 @@ def _in_threads(
     engine: Engine, data: Dataset, plan: dict[str, list[str]]
 ) -> Generator[tuple[str, int]]:
     """Make the shards in this process, some being read or written while one is explained."""
-    workers = (os.cpu_count() or 1) + 1
+    workers = (os.cpu_count() or 1) + NETWORKS
     waiting = iter(plan.items())
     # PyTorch would split each clip's resizing over all processors, and wait for the slowest.
     with ThreadPoolExecutor(workers, "sweep", torch.set_num_threads, (1,)) as pool:
