@@ -356,6 +356,28 @@ def test_it_follows_dark_and_light_themes(view: View, tmp_path: Path) -> None:
     assert view.complaints == []
 
 
+def test_a_slider_that_moves_while_the_frames_arrive(view: View, browser: Browser) -> None:
+    """As "Run All" does it: the next cell sets τ before the explorer has been drawn."""
+    if view.notebook:
+        pytest.skip("timed in the page; test_run_all.py does it in JupyterLab")
+    page = browser.new_page(offline=True)
+    page.add_init_script("""const quick = createImageBitmap;
+        globalThis.createImageBitmap = async (...all) => {
+            await new Promise((done) => setTimeout(done, 60));
+            return quick(...all);
+        };""")
+    page.goto(view.page.url)
+    page.wait_for_function("document.querySelector('.wb')?.explorer?.panels[0].thumbs.length > 2")
+    root = page.locator(".wb")
+    root.evaluate("root => root.explorer.change({ tau: root.explorer.state.tau + 0.1, frame: 2 })")
+    drawn(root)
+    state = View(page, root, False, []).state()
+    assert state["note"] == ""
+    assert state["clock"].startswith("frame 2 ")
+    assert not state["kept"].startswith("no threshold")
+    page.close()
+
+
 HOME = '.wb-volume [data-title="turn the volume back"]'
 
 

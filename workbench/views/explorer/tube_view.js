@@ -1256,7 +1256,10 @@ export class Explorer {
     this.thumb = document.createElement("canvas");
     /** @type {HTMLElement[]} one for each class, most probable first */
     this.items = [];
+    /** @type {string | undefined} choice and search of the list on the screen */
+    this.listed = undefined;
     this.share = 1;
+    this.loaded = false; // the frames
     this.stale = true; // the tubes
     this.queued = 0;
     /** @type {any} */
@@ -1509,6 +1512,7 @@ export class Explorer {
     try {
       for (const panel of this.panels) await panel.load();
       await attached(this.root);
+      this.loaded = true;
       this.updateTheme();
       this.draw();
       await this.makeVolumes();
@@ -1711,7 +1715,7 @@ export class Explorer {
     const now = performance.now();
     this.rapid = now - this.lastInput < 120;
     this.lastInput = now;
-    if (this.queued) return;
+    if (this.queued || !this.loaded) return; // `start` draws once the frames are here
     if (now - this.lastDraw > 14 && !document.hidden) this.draw();
     else this.queued = requestAnimationFrame(() => this.draw());
   }
@@ -1863,7 +1867,6 @@ export class Explorer {
   refreshControls() {
     const { state } = this;
     const weights = this.weights;
-    /** @type {string} */
     const listed = `${state.choice} ${state.search}`;
     if (listed !== this.listed) this.listClasses();
     this.listed = listed;
