@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import sys
 import time
 from pathlib import Path
 
 import nbformat
+from PIL import Image
 
 from workbench.studies.notebooks import NotebookError, run_notebook, save_notebook
 
@@ -15,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 FIGURES = ROOT / "results" / "figures"
 WRITTEN = {".png", ".pdf", ".mp4", ".ipynb", ".csv"}  # what the figures' notebooks write
+WIDGET = "application/vnd.jupyter.widget-view+json"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 # Threads of torch that wait actively slow each other down on cores that other programs use too.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -41,13 +45,25 @@ def refresh(paths: list[Path]) -> None:
 def kept(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     """Return the outputs of a cell that are the same on every machine, pictures once."""
     if "nbval-ignore-output" in cell.metadata.get("tags", []):
-        return []
+        return [output for output in map(still, cell.outputs) if output]
     outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     for output in outputs:
         data = output.get("data", {})
         if "image/jpeg" in data:
             data.pop("image/png", None)
     return outputs
+
+
+def still(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
+    """Return the picture that stands for a widget without a kernel, as on GitHub: a JPEG."""
+    data = output.get("data", {})
+    if WIDGET not in data or "image/png" not in data:
+        return None
+    jpeg = io.BytesIO()
+    with Image.open(io.BytesIO(base64.b64decode(data["image/png"]))) as picture:
+        picture.convert("RGB").save(jpeg, "JPEG", quality=88)
+    encoded = base64.b64encode(jpeg.getvalue()).decode()
+    return nbformat.v4.new_output("display_data", {"image/jpeg": encoded})
 
 
 def figures(paths: list[Path]) -> int:

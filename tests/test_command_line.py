@@ -253,9 +253,13 @@ def test_refreshed_notebooks_keep_what_belongs_in_git(tmp_path):
         "import sys\nprint('warning', file=sys.stderr)\nprint('size', size)",
         "from PIL import Image\nImage.new('RGB', (2, 2))",
         "object()",
+        "from IPython.display import display\nimport ipywidgets as widgets\n"
+        "picture = Image.new('RGB', (2, 2))._repr_png_()\nslider = widgets.IntSlider()\n"
+        "display({**slider._repr_mimebundle_(), 'image/png': picture}, raw=True)",
     )
     notebook = nbformat.read(path, as_version=4)
-    notebook.cells[-1].metadata["tags"] = ["nbval-ignore-output"]
+    for cell in notebook.cells[-2:]:
+        cell.metadata["tags"] = ["nbval-ignore-output"]
     nbformat.write(notebook, path)
     done = ci_notebooks("refresh", path)
     assert done.returncode == 0, done.stderr
@@ -265,10 +269,13 @@ def test_refreshed_notebooks_keep_what_belongs_in_git(tmp_path):
         None,
         None,
         ["nbval-ignore-output"],
+        ["nbval-ignore-output"],
     ]
     assert [output.text for output in cells[1].outputs] == ["size 2\n"]
     assert set(cells[2].outputs[0].data) == {"image/jpeg", "text/plain"}
     assert cells[3].outputs == []
+    # A widget leaves the picture that stands for it, for readers without a kernel.
+    assert [set(output.data) for output in cells[4].outputs] == [{"image/jpeg"}]
 
 
 @pytest.fixture

@@ -59,6 +59,25 @@ STATE = """root => {
 }"""
 
 
+# How far from the edges of its box each volume is drawn, in pixels: left, right, top, bottom. 0: it is cut off.
+MARGINS = """root => [...root.querySelectorAll('.wb-panel')].filter(panel => !panel.hidden).map(panel => {
+    const { glplot } = panel.querySelector('.wb-volume')._fullLayout.scene._scene;
+    glplot.redraw();
+    const { gl } = glplot;
+    const [width, height] = [gl.drawingBufferWidth, gl.drawingBufferHeight];
+    const pixels = new Uint8Array(4 * width * height);
+    gl.bindFramebuffer(gl.FRAMEBUFFER, null);
+    gl.readPixels(0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, pixels);
+    const [columns, rows] = [new Set(), new Set()];
+    for (let n = 0; n < width * height; n++) {
+        if (pixels[4 * n + 3] < 20) continue;
+        columns.add(n % width);
+        rows.add(Math.floor(n / width));
+    }
+    return [Math.min(...columns), width - 1 - Math.max(...columns), height - 1 - Math.max(...rows), Math.min(...rows)];
+})"""
+
+
 @dataclass
 class View:
     """One explorer on a page."""
@@ -126,6 +145,11 @@ class View:
         self.page.mouse.down()
         self.page.mouse.move(x + 90, y + 30, steps=6)
         self.page.mouse.up()
+
+    def volume_fits(self) -> bool:
+        """Whether every volume is drawn inside its box, axis titles and all."""
+        margins: list[list[int]] = self.root.evaluate(MARGINS)
+        return min(min(one) for one in margins) >= 2
 
     def screenshot(self, name: str, folder: Path) -> None:
         """Save a picture, into WORKBENCH_SCREENSHOTS if that is set."""

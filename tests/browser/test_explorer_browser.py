@@ -9,11 +9,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, expect
 
 import workbench as wb
-from tests.browser.conftest import View, drawn, open_notebook, open_page, run_cell
+from tests.browser.conftest import MARGINS, View, drawn, open_notebook, open_page, run_cell
 
 pytestmark = pytest.mark.browser
 
@@ -355,7 +356,34 @@ def test_it_follows_dark_and_light_themes(view: View, tmp_path: Path) -> None:
     assert view.complaints == []
 
 
+def test_a_slider_that_moves_while_the_frames_arrive(view: View, browser: Browser) -> None:
+    """As "Run All" does it: the next cell sets τ before the explorer has been drawn."""
+    if view.notebook:
+        pytest.skip("timed in the page; test_run_all.py does it in JupyterLab")
+    page = browser.new_page(offline=True)
+    page.add_init_script("""const quick = createImageBitmap;
+        globalThis.createImageBitmap = async (...all) => {
+            await new Promise((done) => setTimeout(done, 60));
+            return quick(...all);
+        };""")
+    page.goto(view.page.url)
+    page.wait_for_function("document.querySelector('.wb')?.explorer?.panels[0].thumbs.length > 2")
+    root = page.locator(".wb")
+    root.evaluate("root => root.explorer.change({ tau: root.explorer.state.tau + 0.1, frame: 2 })")
+    drawn(root)
+    state = View(page, root, False, []).state()
+    assert state["note"] == ""
+    assert state["clock"].startswith("frame 2 ")
+    assert not state["kept"].startswith("no threshold")
+    page.close()
+
+
+HOME = '.wb-volume [data-title="turn the volume back"]'
+
+
 def test_the_view_fits_every_width(view: View, tmp_path: Path) -> None:
+    view.find(".wb-volume").hover()
+    view.click(HOME)()
     for width in (700, 800, 900, 1000, 1150, 1280):
         view.page.set_viewport_size(
             {"width": width + (120 if view.notebook else 0), "height": 1000}
@@ -373,4 +401,64 @@ def test_the_view_fits_every_width(view: View, tmp_path: Path) -> None:
             }).map(one => one.className);
         }""")
         assert over == [], width
+        assert view.volume_fits(), width
     assert view.complaints == []
+
+
+def camera(view: View) -> tuple[np.ndarray, float]:
+    """Direction from what the camera looks at to the camera, and their distance."""
+    eye, center = view.root.evaluate("""root => {
+        const { eye, center } = root.querySelector('.wb-volume')._fullLayout.scene._scene.getCamera();
+        return [eye, center].map(({ x, y, z }) => [x, y, z]);
+    }""")
+    way = np.subtract(eye, center)
+    distance = float(np.linalg.norm(way))
+    return way / distance, distance
+
+
+def test_narrowing_moves_a_turned_camera_back_and_nowhere_else(view: View) -> None:
+    def resize(width: int) -> None:
+        view.page.set_viewport_size(
+            {"width": width + (120 if view.notebook else 0), "height": 1000}
+        )
+        view.page.wait_for_timeout(700)
+        view.state()
+
+    home = view.click(HOME)
+    resize(1280)
+    view.find(".wb-volume").hover()
+    home()
+    start = view.state()["camera"]
+    view.change(view.orbit, "camera")
+    side, near = camera(view)
+    resize(700)
+    narrowed, far = camera(view)
+    np.testing.assert_allclose(narrowed, side, atol=1e-6)
+    assert far > 1.05 * near
+    resize(1280)
+    widened, again = camera(view)
+    np.testing.assert_allclose(widened, side, atol=1e-6)
+    assert again == pytest.approx(near)
+    view.find(".wb-volume").hover()
+    assert view.change(home, "camera")["camera"] == start
+    assert view.complaints == []
+
+
+def test_a_narrowed_page_looks_as_one_that_opens_narrow(
+    view: View, browser: Browser, tmp_path: Path
+) -> None:
+    if view.notebook:
+        pytest.skip("the page's test; in the notebook the widths above are looked at")
+    pages = [open_page(browser, view.page.url, [], offline=True) for _ in range(2)]
+    views = [View(page, page.locator(".wb"), False, []) for page in pages]
+    drawn(views[0].root)
+    views[0].state()
+    for one in views:
+        one.page.set_viewport_size({"width": 700, "height": 1000})
+    views[1].page.reload()
+    drawn(views[1].root)
+    narrowed, opened = (one.state() for one in views)
+    assert narrowed["camera"] == opened["camera"]
+    assert [one.root.evaluate(MARGINS) for one in views] == [views[1].root.evaluate(MARGINS)] * 2
+    for page in pages:
+        page.close()

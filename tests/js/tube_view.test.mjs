@@ -173,3 +173,11 @@ test("the PDF's table of contents points at its objects", () => {
   const start = Number(pdf.match(/startxref\n(\d+)/)[1]);
   assert.ok(pdf.slice(start).startsWith("xref"));
 });
+
+test("a camera stands back in a narrow box, and stays on its side", () => {
+  assert.equal(view.standBack(600, 350), 1);
+  assert.ok(view.standBack(330, 300) > 1.2);
+  assert.equal(view.standBack(10, 300), view.standBack(0, 300)); // a box without a width
+  const camera = { eye: { x: 3, y: 1, z: -1 }, center: { x: 1, y: 1, z: 0 }, up: { x: 0, y: 0, z: 1 } };
+  assert.deepEqual(view.dollied(camera, 2), { ...camera, eye: { x: 5, y: 1, z: -2 } });
+});

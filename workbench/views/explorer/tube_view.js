@@ -867,6 +867,37 @@ function loadPlotly(fetchCode) {
   return shared.workbenchPlotly;
 }
 
+/**
+ * @typedef {{x: number, y: number, z: number}} Point
+ * @typedef {{eye: Point, center: Point, up?: Point}} Camera
+ */
+
+/** What a volume's camera looks at, in Plotly's units, and from which side: the near face of a cube of width 1 fits. */
+const MIDDLE = { x: -0.113, y: 0.075, z: -0.2 };
+const SIDE = { x: -1.07, y: -1.9, z: 1.02 };
+
+/**
+ * How many times as far back a camera stands as in a wide box. The axis title on the left keeps its size on the screen,
+ * however narrow the box, so that half a box has 64 pixels less for the volume.
+ * @param {number} width in pixels
+ * @param {number} height
+ */
+export function standBack(width, height) {
+  return Math.min(3, Math.max(1, (0.88 * height) / Math.max(1, width - 128)));
+}
+
+/**
+ * Move a camera along the line through what it looks at.
+ * @param {Camera} camera
+ * @param {number} factor of the distance
+ * @returns {Camera}
+ */
+export function dollied(camera, factor) {
+  const { eye, center } = camera;
+  const place = (/** @type {"x" | "y" | "z"} */ axis) => center[axis] + factor * (eye[axis] - center[axis]);
+  return { ...camera, eye: { x: place("x"), y: place("y"), z: place("z") } };
+}
+
 const HAIR = 0.003; // Plotly cuts off what lies on the very edge of a range
 const PICTURE = 48; // pixels along the longer side of the frame in the volume
 const GRID = 24; // samples along an axis for the surfaces
@@ -884,6 +915,7 @@ class Solid {
     this.waiting = [];
     this.unpicked = false;
     this.size = "";
+    this.away = 1; // what `standBack` said for the box that the camera stands in
   }
 
   get made() {
@@ -909,11 +941,14 @@ class Solid {
     ];
     volume.replaceChildren();
     this.given = { tube: this.panel.tube, frame, look };
+    this.measure();
     await Plotly.newPlot(volume, traces, this.layout(theme), {
       displaylogo: false,
       responsive: false,
       plotGlPixelRatio: Math.min(2, window.devicePixelRatio || 1),
-      modeBarButtonsToRemove: ["toImage", "tableRotation", "hoverClosest3d", "resetCameraLastSave3d"],
+      modeBarButtonsToRemove: ["toImage", "tableRotation", "hoverClosest3d", "resetCameraLastSave3d", "resetCameraDefault3d"],
+      // Plotly's own goes to Plotly's camera, which sees the frames from behind.
+      modeBarButtonsToAdd: [{ name: "home", title: "turn the volume back", icon: Plotly.Icons.home, click: () => this.turnBack() }],
     });
     this.Plotly = Plotly;
     volume.addEventListener("pointermove", () => this.pick());
@@ -925,8 +960,6 @@ class Solid {
     const [start, stop] = timeEnds(this.panel.payload.times);
     const spare = HAIR * (stop - start);
     const longer = Math.max(H, W);
-    const { clientWidth, clientHeight } = this.panel.volume;
-    const away = Math.min(1.5, Math.max(1, (1.55 * clientHeight) / (clientWidth || clientHeight))); // a narrow box
     const axis = (/** @type {string} */ title, /** @type {number[]} */ range, nticks = 5) => ({
       title: { text: title, font: { size: 11, color: theme.ink } }, range, nticks, autorange: false, showbackground: false,
       showspikes: false, zeroline: false, showline: false, gridcolor: theme.line, tickfont: { size: 10, color: theme.soft },
@@ -939,7 +972,7 @@ class Solid {
         zaxis: axis("height (px)", [(1 + HAIR) * H, -HAIR * H], 4),
         aspectmode: "manual",
         aspectratio: { x: 1.5, y: W / longer, z: H / longer },
-        camera: { eye: { x: -1.05 * away, y: -1.9 * away, z: 0.85 * away }, center: { x: 0.02, y: 0, z: -0.17 } },
+        camera: this.home,
         dragmode: "orbit",
         uirevision: "volume",
       },
@@ -1070,13 +1103,41 @@ class Solid {
     this.scene?.glplot.update();
   }
 
-  /** Fit the figure to its box. */
-  resize() {
+  /** Take the box's measures; returns how many times as far back the camera must stand as before. */
+  measure() {
     const { clientWidth, clientHeight } = this.panel.volume;
-    const size = `${clientWidth}×${clientHeight}`;
-    if (!this.made || size === this.size || !clientWidth) return;
-    this.size = size;
-    this.Plotly.relayout(this.panel.volume, { width: clientWidth, height: clientHeight });
+    const before = this.away;
+    this.size = `${clientWidth}×${clientHeight}`;
+    this.away = standBack(clientWidth, clientHeight);
+    return this.away / before;
+  }
+
+  /** The camera before anyone has turned it. @returns {Camera} */
+  get home() {
+    const { x, y, z } = MIDDLE;
+    return dollied({ center: MIDDLE, eye: { x: x + SIDE.x, y: y + SIDE.y, z: z + SIDE.z } }, this.away);
+  }
+
+  /** The camera as the user has turned it. @returns {Camera} */
+  get camera() {
+    return this.scene?.getCamera?.() ?? this.panel.volume._fullLayout.scene.camera;
+  }
+
+  turnBack() {
+    return this.Plotly.relayout(this.panel.volume, { "scene.camera": { ...this.home, up: { x: 0, y: 0, z: 1 } } });
+  }
+
+  /** Look as another volume's camera does, from as far as this box needs. @param {Solid} other */
+  async follow(other) {
+    await this.Plotly.relayout(this.panel.volume, { "scene.camera": dollied(other.camera, this.away / other.away) });
+  }
+
+  /** Fit the figure to its box: in a narrower one the camera stands further back, on the side where the user put it. */
+  async resize() {
+    const { clientWidth, clientHeight } = this.panel.volume;
+    if (!this.made || !clientWidth || this.size === `${clientWidth}×${clientHeight}`) return;
+    const camera = dollied(this.camera, this.measure());
+    await this.Plotly.relayout(this.panel.volume, { width: clientWidth, height: clientHeight, "scene.camera": camera });
   }
 
   free() {
@@ -1195,7 +1256,10 @@ export class Explorer {
     this.thumb = document.createElement("canvas");
     /** @type {HTMLElement[]} one for each class, most probable first */
     this.items = [];
+    /** @type {string | undefined} choice and search of the list on the screen */
+    this.listed = undefined;
     this.share = 1;
+    this.loaded = false; // the frames
     this.stale = true; // the tubes
     this.queued = 0;
     /** @type {any} */
@@ -1448,6 +1512,7 @@ export class Explorer {
     try {
       for (const panel of this.panels) await panel.load();
       await attached(this.root);
+      this.loaded = true;
       this.updateTheme();
       this.draw();
       await this.makeVolumes();
@@ -1466,17 +1531,25 @@ export class Explorer {
 
   /** @param {any} Plotly @param {Panel} panel */
   async makeVolume(Plotly, panel) {
-    const camera = /** @type {any} */ (this.panels[0].volume).layout?.scene?.camera; // one that opens later joins the others
     await panel.solid.make(Plotly, this.frameOf(panel), this.lookOf(panel), this.theme);
-    panel.solid.resize();
-    if (camera) await Plotly.relayout(panel.volume, { "scene.camera": camera });
+    await panel.solid.resize(); // the box may have changed meanwhile
+    const [{ solid: first }] = this.panels;
+    if (panel.solid !== first) await panel.solid.follow(first); // one that opens later joins the others
     /** @type {any} */ (panel.volume).on("plotly_relayout", (/** @type {any} */ event) => {
-      const camera = event["scene.camera"];
-      if (!camera || this.turning) return;
-      this.turning = true;
+      if (!event["scene.camera"] || this.turning) return;
       const others = this.panels.filter((other) => other !== panel && other.solid.made);
-      Promise.all(others.map((other) => Plotly.relayout(other.volume, { "scene.camera": camera }))).finally(() => (this.turning = false));
+      this.turn(others.map((other) => () => other.solid.follow(panel.solid)));
     });
+  }
+
+  /** Move cameras without the others following once more. @param {(() => Promise<void>)[]} moves */
+  async turn(moves) {
+    this.turning = true;
+    try {
+      await Promise.all(moves.map((move) => move()));
+    } finally {
+      this.turning = false;
+    }
   }
 
   /** The frame of a panel that is nearest in time. @param {Panel} panel */
@@ -1642,7 +1715,7 @@ export class Explorer {
     const now = performance.now();
     this.rapid = now - this.lastInput < 120;
     this.lastInput = now;
-    if (this.queued) return;
+    if (this.queued || !this.loaded) return; // `start` draws once the frames are here
     if (now - this.lastDraw > 14 && !document.hidden) this.draw();
     else this.queued = requestAnimationFrame(() => this.draw());
   }
@@ -1794,7 +1867,6 @@ export class Explorer {
   refreshControls() {
     const { state } = this;
     const weights = this.weights;
-    /** @type {string} */
     const listed = `${state.choice} ${state.search}`;
     if (listed !== this.listed) this.listClasses();
     this.listed = listed;
@@ -2049,11 +2121,11 @@ export class Explorer {
 
   resized() {
     if (!this.root.clientWidth) return;
-    this.root.classList.toggle("wb-narrow", this.root.clientWidth < 900);
+    this.root.classList.toggle("wb-narrow", this.root.clientWidth < 980);
     this.root.classList.toggle("wb-wide", this.root.clientWidth >= 1150);
     if (!this.lastDraw) return;
     this.draw();
-    for (const panel of this.panels) panel.solid.resize();
+    this.guard(() => this.turn(this.panels.map((panel) => () => panel.solid.resize())));
   }
 
   // Exports
