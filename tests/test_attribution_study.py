@@ -87,12 +87,10 @@ def test_points_with_a_wider_interval(model: wb.VideoModel) -> None:
     assert study.widened_points(rows).isna().tolist() == [False] * 3 + [True]
 
 
-def test_the_record_holds_every_method_on_enough_clips() -> None:
+def test_the_record_holds_every_method_on_a_hundred_clips() -> None:
     record = study.recorded_attributions()
     clips = record.groupby("method")["clip"].nunique()
     assert set(clips.index) == RECORDED
-    costly = ["score-cam", "occlusion", "rise", "extremal"]
-    assert (clips.drop(costly) >= 100).all()
-    assert (clips[costly] >= 30).all()
+    assert (clips >= 100).all()
     assert set(record["clip"]) <= set(study.pair_clips().index.index)
     assert {"weights", "torch", "date"} <= set(record.attrs)

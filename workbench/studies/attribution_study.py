@@ -178,7 +178,7 @@ def _number(name: str) -> int:
 
 
 def recorded_attributions() -> Scores:
-    """Return the shipped table, of 100 clips; the methods of a hundred passes or so are on fewer.
+    """Return the shipped table, of 100 clips.
 
     Raises:
         FileNotFoundError: outside a checkout.

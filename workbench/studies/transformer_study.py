@@ -49,7 +49,7 @@ __all__ = [
 
 SEED = 7  # no other study draws clips of this seed
 CLIPS = 100
-COSTLY_CLIPS = 6  # of the methods that go through the network many times
+COSTLY_CLIPS = 40  # of the methods that go through the network many times
 COSTLY = {"integrated-gradients": 8, "smoothgrad": 8, "occlusion": None}  # with their passes
 BATCH = 20  # clips
 BY_ATTENTION = ("rollout", "legrad")  # for networks whose attention they can follow
@@ -85,7 +85,8 @@ def measure_transformers(
 ) -> pd.DataFrame:
     """Measure families (all that are trained), and write `transformers.parquet` into `folder`.
 
-    A family whose file is there is not measured again. Takes about ten minutes on one core.
+    A family whose file is there is not measured again. Takes about fifteen minutes on one
+    core.
     """
     folder = Path(folder)
     tables = []
