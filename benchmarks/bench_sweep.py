@@ -325,15 +325,12 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=400)
     parser.add_argument("--chunks", type=int, default=2, help="that a sweep is cut into")
     parser.add_argument("--rounds", type=int, default=3, help="of small and dask")
-    parser.add_argument("--networks", type=int, help="that work at the same time (default: 2)")
     parser.add_argument("--threads", type=int, help="of PyTorch; processor time is exact for 1")
     parser.add_argument("--kills", type=int, default=100, help="of sweeps, and of Dask workers")
     parser.add_argument("--rows", type=int, default=100_000, help="of a simulated index")
     asked = parser.parse_args()
     if asked.threads:
         torch.set_num_threads(asked.threads)
-    if asked.networks:
-        engine.NETWORKS = asked.networks
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors", flush=True)
     benchmarks: dict[str, Callable[[], None]] = {
         "small": lambda: throughput("samples/mfnet", asked.clips, asked.chunks, asked.rounds),

@@ -29,7 +29,6 @@ __all__ = [
     "LayerChoice",
     "Site",
     "choose_layers",
-    "copy_choices",
     "layers_with_place",
     "proved_head",
     "tolerance",
@@ -92,15 +91,6 @@ def choose_layers(
     sized = any(site.layout.of_tokens or site.call.number == EVERY for site in sites)
     remembered[(*asked, size if sized else None)] = _Remembered(choices, _weight_state(model))
     return choices
-
-
-def copy_choices(model: VideoModel, twin: VideoModel) -> None:
-    """Remember what was found of a model also for another one around a copy of its network."""
-    state, own = _weight_state(model), _weight_state(twin)
-    _REMEMBERED[twin] = {
-        key: _Remembered(known.choices, own if known.state == state else known.state)
-        for key, known in _REMEMBERED.get(model, {}).items()
-    }
 
 
 def _first_layer(weights: str | None) -> bool | None:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
 from typing import TypeAlias
 
 import numpy as np
 import torch
-from torch import nn
 
 from ..clips.clip import Clip
 from ..datasets.table import Dataset
 from ..models.video_model import VideoModel
 from ..saliency.explaining import explain_batch
-from ..saliency.layer_search import copy_choices
 from .folders import Folder
 from .index_files import SHARDS, shard_rows
 from .records import Row, StoreSettings, clip_arrays, clip_row
@@ -27,10 +23,6 @@ __all__ = ["Engine", "failure", "read_for"]
 
 Prepared: TypeAlias = tuple[str, Clip, torch.Tensor]  # name, the clip as it is seen, the input
 Explained: TypeAlias = tuple[str, Clip, dict[str, np.ndarray], Row]
-
-# Two networks with half of the threads each: while one waits for the slowest of its threads, for
-# Python or for the next batch, the other computes. More would need more memory.
-NETWORKS = 2
 
 
 class Engine:
@@ -57,17 +49,14 @@ class Engine:
         self.settings = settings
         self.heads = heads
         self.threads = torch.get_num_threads()
-        # A network is called from its own threads, while others read the next clips.
-        networks = min(NETWORKS, self.threads) if model.device.type == "cpu" else 1
-        self._network_threads = ThreadPoolExecutor(networks, "network")
-        self._free: SimpleQueue[VideoModel] = SimpleQueue()
-        self._free.put(model)
-        self._threads_each = self.threads  # until there are several networks
-        self._missing = networks - 1
+        # A network is called from one thread, while others read the next clips and write the last.
+        self._network_thread = ThreadPoolExecutor(
+            1, "network", torch.set_num_threads, (self.threads,)
+        )
 
     def close(self) -> None:
-        """End the networks' threads."""
-        self._network_threads.shutdown()
+        """End the network's thread."""
+        self._network_thread.shutdown()
 
     def make_shard(self, shard: str, clips: Dataset) -> int:
         """Read, explain and write a batch of clips; return how many of them failed.
@@ -78,7 +67,7 @@ class Engine:
         rows: dict[str, Row] = {}
         batch: list[Kept] = []
         for group in self._read(clips, rows).values():
-            explained, errors = self._network_threads.submit(self._explain, group).result()
+            explained, errors = self._network_thread.submit(self._explain, group).result()
             for name, clip, arrays, row in explained:
                 batch.append(Kept(name, arrays, clip.size, thumbnails(clip)))
                 rows[name] = row
@@ -112,27 +101,13 @@ class Engine:
         return groups
 
     def _explain(self, group: list[Prepared]) -> tuple[list[Explained], dict[str, Row]]:
-        """Explain clips of one size by whichever network is free."""
-        model = self._free.get()
-        try:
-            if self._missing:
-                self._add_twins(group)
-            # The same number from the first batch on, for the last bits depend on it.
-            torch.set_num_threads(self._threads_each)
-            return self._explain_by(model, group)
-        finally:
-            self._free.put(model)
-
-    def _explain_by(
-        self, model: VideoModel, group: list[Prepared]
-    ) -> tuple[list[Explained], dict[str, Row]]:
         """Explain clips of one size; if the batch fails, each by itself."""
         prepared = [(clip, x) for _, clip, x in group]
         try:
             return [
                 (name, clip, clip_arrays(ex, self.settings, self.heads), clip_row(ex))
                 for (name, clip, _), ex in zip(
-                    group, explain_batch(model, prepared, self.settings.weights)
+                    group, explain_batch(self.model, prepared, self.settings.weights)
                 )
             ], {}
         except Exception as error:
@@ -141,52 +116,10 @@ class Engine:
         explained: list[Explained] = []
         errors: dict[str, Row] = {}
         for each in group:
-            some, failed = self._explain_by(model, [each])
+            some, failed = self._explain([each])
             explained += some
             errors |= failed
         return explained, errors
-
-    def _add_twins(self, group: list[Prepared]) -> None:
-        """Add copies of the network, if they explain the first clip that it explains alike."""
-        kind = self.settings.weights
-        for _, clip, x in group:
-            example = [(clip, x)]
-            try:
-                (expected,) = explain_batch(self.model, example, kind)
-            except Exception:  # the clip's; its batch records it
-                continue
-            missing, self._missing = self._missing, 0
-            try:
-                twins = [_twin(self.model) for _ in range(missing)]
-                for twin in twins:
-                    (ex,) = explain_batch(twin, example, kind)
-                    torch.testing.assert_close(ex.logits, expected.logits)
-                    torch.testing.assert_close(ex.maps, expected.maps)
-            except Exception:  # whatever a network of the user's own raises: one will do
-                return
-            self._threads_each = self.threads // (1 + missing)
-            for twin in twins:
-                self._free.put(twin)
-            return
-
-
-def _twin(model: VideoModel) -> VideoModel:
-    """Return a model around a copy of the network, whose parameters lie in the same memory.
-
-    Raises:
-        ValueError: the network is compiled, or spread over several devices.
-    """
-    if model.module is not model.network:
-        raise ValueError("only a bare network can be copied")
-    twin = copy.copy(model)
-    shared = {
-        id(each): nn.Parameter(each.detach(), each.requires_grad)
-        for each in model.module.parameters()
-        if type(each) is nn.Parameter
-    }
-    twin.module = copy.deepcopy(model.module, shared)
-    copy_choices(model, twin)
-    return twin
 
 
 def read_for(model: VideoModel, data: Dataset, name: str) -> Clip:

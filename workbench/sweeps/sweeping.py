@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
+import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
@@ -20,7 +22,7 @@ from ..models.video_model import VideoModel
 from ..saliency.class_weights import KINDS
 from ..saliency.explaining import explain_batch
 from ..saliency.explanation import Explanation
-from .engine import NETWORKS, Engine, read_for
+from .engine import Engine, read_for
 from .folders import Folder
 from .index_files import SHARDS, Index
 from .provenance import describe, determining
@@ -247,10 +249,9 @@ def _in_threads(
     engine: Engine, data: Dataset, plan: dict[str, list[str]]
 ) -> Generator[tuple[str, int]]:
     """Make the shards in this process, some being read or written while one is explained."""
-    workers = (os.cpu_count() or 1) + NETWORKS
+    workers = (os.cpu_count() or 1) + 1
     waiting = iter(plan.items())
-    # PyTorch would split each clip's resizing over all processors, and wait for the slowest.
-    with ThreadPoolExecutor(workers, "sweep", torch.set_num_threads, (1,)) as pool:
+    with ThreadPoolExecutor(workers, "sweep", _give_way) as pool:
         running: dict[Any, str] = {}
         try:
             while True:
@@ -267,3 +268,15 @@ def _in_threads(
         finally:  # an error or Ctrl-C: what is running is finished, what is waiting is not begun
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(engine.threads)  # what threads to come begin with
+
+
+def _give_way() -> None:
+    """Let this thread, which reads and writes, work when the network's threads leave it room.
+
+    A pass waits after every layer for the slowest of its threads, so one that is interrupted holds
+    up all of them.
+    """
+    # PyTorch would split each clip's resizing over all processors.
+    torch.set_num_threads(1)
+    if sys.platform == "linux":  # where every thread has a priority of its own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
