@@ -44,7 +44,7 @@ lab: $(READY) ## open JupyterLab at the quickstart (ARGS="--no-browser --port 90
 		--LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb $$as_root $(ARGS)
 
 test: lint ## all checks: lint, types, tests, notebooks
-	$(PY) -m pytest tests
+	$(PY) -m pytest tests -n 2 --dist loadfile
 	TQDM_DISABLE=1 $(PY) -m pytest notebooks --nbval --nbval-current-env \
 		--nbval-sanitize-with notebooks/sanitize.cfg --nbval-cell-timeout 240
 

@@ -13,6 +13,7 @@ import torch
 
 import workbench as wb
 from workbench import __main__ as command
+from workbench.clips import files
 from workbench.studies.notebooks import run_notebook
 from workbench.studies.scoring import read_scores
 
@@ -103,7 +104,7 @@ def test_the_fine_tuning_command_runs_at_full_size(
     on_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """MFNet-3D as published, 16x224x224, from a checkpoint with Kinetics' 400 classes."""
-    monkeypatch.setattr(command, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "ROOT", tmp_path)
     kinetics = layouts.write_mfnet(tmp_path / "kinetics.pth", 400)
     options = ["--checkpoint", str(kinetics), "--epochs", "1", "--batch", "2", "--clips", "2"]
     assert command.main(["fine-tune", "ucf101", *options]) == 0

@@ -25,7 +25,8 @@ def test_after_run_all_the_explorer_is_alive_and_fits_its_cell(
     page = open_page(browser, f"{address}/lab/tree/notebooks/{QUICKSTART.name}", complaints)
     page.set_viewport_size({"width": 1000, "height": 900})
     run_cell(page, 0)  # JupyterLab drops what is run before it has its kernel
-    assert page.locator(".jp-FileBrowser").is_visible()
+    page.evaluate("() => window.jupyterapp.commands.execute('filebrowser:activate')")
+    page.locator(".jp-FileBrowser").wait_for()
     page.evaluate("() => void window.jupyterapp.commands.execute('runmenu:run-all')")
     explorer = page.locator(".wb")
     drawn(explorer)
