@@ -33,7 +33,6 @@ from clock import seconds
 import workbench as wb
 from workbench.datasets.table import Dataset
 from workbench.saliency.explaining import explain_batch
-from workbench.sweeps import engine
 from workbench.sweeps.engine import read_for
 from workbench.sweeps.index_files import GATHERED, SCALARS, SCHEMA, SHARDS
 from workbench.sweeps.records import StoreSettings, clip_arrays, clip_row
@@ -231,11 +230,7 @@ def reading_back(model_name: str) -> None:
     data = many(8)
     names = data.index.index
     batch = [read_for(model, data, name) for name in names]
-    threads = torch.get_num_threads()
-    # As many as each network of a sweep has: the last bits depend on it.
-    torch.set_num_threads(max(1, threads // engine.NETWORKS))
     direct = dict(zip(names, explain_batch(model, batch)))
-    torch.set_num_threads(threads)
     for full in (False, True):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "store"

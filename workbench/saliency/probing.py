@@ -19,7 +19,7 @@ from .candidates import LayerChoice, Site, Survey
 from .class_weights import join_calls
 from .dependence import Dependence
 from .layer_outputs import LayerOutput, Recorder
-from .layouts import Layout
+from .layouts import Grid, Layout
 from .place import Response, best_reading, is_sequence, respond
 
 __all__ = ["Probe"]
@@ -51,10 +51,15 @@ class Probe:
     # What layers gave for the disturbed clip.
     _responses: dict[Call, Response] = field(default_factory=dict, init=False)
 
+    @property
+    def _size(self) -> Grid:
+        """(T, H, W) of the clip."""
+        _, _, time, height, width = self.x.shape
+        return time, height, width
+
     def look(self) -> Pass:
         """Run the first pass, which shows what every layer gives."""
-        clip = (self.x.shape[2], self.x.shape[3], self.x.shape[4])
-        recorder = Recorder(self.model.network, clip, self.model.layer)
+        recorder = Recorder(self.model.network, self._size, self.model.layer)
         passed = self.run(observe=recorder, within=recorder.watch)
         self.outputs = passed.outputs
         self.seen = recorder.outputs()
@@ -62,8 +67,7 @@ class Probe:
 
     def survey(self, classes: int) -> Survey:
         """Return what the first pass showed, with a view to an output of so many classes."""
-        clip = (self.x.shape[2], self.x.shape[3], self.x.shape[4])
-        return Survey(self.model.network, self.seen, clip, classes, self.model.layer)
+        return Survey(self.model.network, self.seen, self._size, classes, self.model.layer)
 
     def dependence(
         self, sites: Sequence[Site], choice: LayerChoice, cut: tuple[Site, ...] = ()

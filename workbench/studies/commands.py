@@ -35,7 +35,6 @@ def _run_evaluate(options: argparse.Namespace) -> int:
     """Print accuracy and pointing on all splits, and write the rows to results/samples."""
     import pandas as pd
 
-    from ..clips.files import whole_file
     from ..datasets import samples
     from ..models.zoo import load_model
     from . import evaluation
@@ -46,10 +45,10 @@ def _run_evaluate(options: argparse.Namespace) -> int:
     for split in samples.SPLITS:
         rows = evaluation.evaluate(model, samples.dataset(split, options.clips, options.seed))
         columns[split] = evaluation.summary(rows)
-        with whole_file(folder / f"{split}.csv") as temporary:
+        with files.whole_file(folder / f"{split}.csv") as temporary:
             rows.to_csv(temporary, index=False)
     table = pd.DataFrame(columns)
-    with whole_file(folder / "summary.csv") as temporary:
+    with files.whole_file(folder / "summary.csv") as temporary:
         table.to_csv(temporary)
     print(f"\n{model}\n{options.clips} clips per split, seed {options.seed}\n")
     print(f"{table.round(3).to_string()}\n\nRows: {folder}")
