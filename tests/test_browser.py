@@ -186,17 +186,40 @@ def test_thumbnails_are_small_pictures(app: wb.Browser) -> None:
     assert "damaged" in content["error"]
 
 
-def test_a_store_of_explanations_can_be_explored(app: wb.Browser, data: wb.Dataset) -> None:
-    class Store:
-        index = data.index.loc[["a", "c"]]
-
-        def __getitem__(self, name: str) -> wb.Explanation:
-            return app._explain(name)
-
-    stored = wb.explore(Store())
+def test_a_store_of_explanations_can_be_explored(
+    data: wb.Dataset, model: VideoModel, tmp_path: Path
+) -> None:
+    store = wb.sweep(data.present(), model, tmp_path, progress=False)
+    stored = wb.explore(store)
+    assert [name for _, name in stored.clip.options] == ["a", "b", "c"]  # d could not be explained
     stored.clip.value = "c"
     assert on_screen(stored) == "c"
     assert ask(stored, "thumb", "a")[1]
+    # What the network said of every clip is in the index: there is nothing to run.
+    assert not stored.screen.explains
+    expected = store.index.loc[["a", "b", "c"]]
+    results = stored.results
+    assert results["predicted"].to_dict() == expected["prediction"].to_dict()
+    assert results["right"].to_dict() == expected["correct"].to_dict()
+    np.testing.assert_allclose(
+        results["probability"], expected["probability"].astype(float), rtol=1e-3
+    )
+    stored.close()
+
+
+def test_a_clip_without_a_label_is_neither_right_nor_wrong(
+    data: wb.Dataset, model: VideoModel, tmp_path: Path
+) -> None:
+    def read(row: pd.Series, frames: int | None, stride: int | None) -> wb.Clip:
+        return data.read(str(row.name), frames=frames, stride=stride)
+
+    index = data.index.loc[["a", "b"]].assign(**{"class": None})
+    unlabelled = wb.Dataset(index, data.classes, read, "unlabelled")
+    app = wb.explore(unlabelled, model)
+    assert app.results["right"].tolist() == [None]
+    app.close()
+    stored = wb.explore(wb.sweep(unlabelled, model, tmp_path, progress=False))
+    assert stored.results["right"].tolist() == [None, None]
     stored.close()
 
 

@@ -57,6 +57,10 @@ CELLS = {
     "close": "app.close()",
     "data": "clips = wb.explore(wb.samples.dataset(size=6), model)\nclips",
     "shown": "print(clips.clip.value, clips.explorer.tube.label, len(clips.results))",
+    "sweep": "import tempfile\nstore = wb.sweep(wb.samples.dataset(size=30), model, tempfile.mkdtemp(), progress=False)",
+    "store": "kept = wb.explore(store)\nkept",
+    "kept": "print(kept.clip.value, kept.explorer.tube.label, len(kept.results))",
+    "close store": "kept.close()",
     "many": "four = wb.explore([*both, *both])\nfour",
 }  # fmt: skip
 NUMBER = {name: number for number, name in enumerate(CELLS)}
@@ -235,6 +239,13 @@ def test_a_data_set(notebook: Page, complaints: list[str], tmp_path: Path) -> No
     chosen(2)
     clips.get_by_role("button", name="next clip (n)").click()
     chosen(3)
+    clips.get_by_role("button", name="previous clip (p)").click()
+    chosen(2)
+    clips.get_by_label("right or wrong").select_option("not explained yet")
+    expect(cards).not_to_have_count(6)
+    clips.get_by_label("right or wrong").select_option("any outcome")
+    clips.get_by_role("button", name="next clip (n)").click()
+    chosen(3)
     clips.get_by_role("button", name=re.compile("^explain every clip")).click()
     expect(clips.locator(".wb-clock")).to_have_text(re.compile(r"of 6 right"))
     right = clips.locator(".wb-right").count()
@@ -259,6 +270,50 @@ def test_a_data_set(notebook: Page, complaints: list[str], tmp_path: Path) -> No
     name, _, count = run_cell(notebook, NUMBER["shown"]).split()
     assert count == "6"
     assert name == first.split(",")[0]
+    assert complaints == []
+
+
+def test_a_store(notebook: Page, complaints: list[str], tmp_path: Path) -> None:
+    run_cell(notebook, NUMBER["sweep"])
+    view = shown(notebook, "store", complaints)
+    cell = notebook.locator(".jp-CodeCell").nth(NUMBER["store"])
+    clips = cell.locator(".wb-clips")
+    cards = clips.locator(".wb-card")
+    expect(cards).to_have_count(24)  # on the first of two pages
+    # What the network said is known of every clip, so there is nothing to run.
+    expect(clips.locator(".wb-clock")).to_have_text(re.compile(r"^30 clips, \d+ of 30 right$"))
+    expect(clips.get_by_role("button", name=re.compile("^explain every clip"))).to_have_count(0)
+    outcomes = clips.get_by_label("right or wrong")
+    assert outcomes.locator("option").all_inner_texts() == ["any outcome", "right", "wrong"]
+    expect(cards.nth(23).locator("img")).to_have_attribute("src", re.compile("^blob:"))
+    view.screenshot("store", tmp_path)
+    clips.get_by_label("later clips in the list").click()
+    expect(cards).to_have_count(6)
+    cards.nth(5).click()
+    name = (cards.nth(5).get_attribute("title") or "").split(",")[0]
+    expect(cell.locator(".wb-title")).to_contain_text(name)
+    drawn(cell.locator(".wb:not(.wb-clips)"))
+    view.root.focus()
+    notebook.keyboard.press("p")
+    expect(cards.nth(4)).to_have_attribute("aria-selected", "true")
+    clips.get_by_role("button", name="next clip (n)").click()
+    expect(cards.nth(5)).to_have_attribute("aria-selected", "true")
+    clips.get_by_role("button", name="previous clip (p)").click()
+    expect(cards.nth(4)).to_have_attribute("aria-selected", "true")
+    clips.get_by_role("button", name="next clip (n)").click()
+    expect(cell.locator(".wb-title")).to_contain_text(name)
+    explorer = View(notebook, cell.locator(".wb:not(.wb-clips)"), True, complaints)
+    drawn(explorer.root)
+    explorer.change(explorer.key("+", "+"), "overlay", "surfaces", "kept")
+    clips.get_by_label("earlier clips in the list").click()
+    expect(cards).to_have_count(24)
+    clips.get_by_label("highest confidence in %").fill("0")
+    expect(cards).to_have_count(0)
+    clips.get_by_label("highest confidence in %").fill("100")
+    expect(cards).to_have_count(24)
+    picked, _, count = run_cell(notebook, NUMBER["kept"]).split()
+    assert (picked, count) == (name, "30")
+    run_cell(notebook, NUMBER["close store"])
     assert complaints == []
 
 

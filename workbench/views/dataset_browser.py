@@ -40,6 +40,7 @@ class ClipList(anywidget.AnyWidget):
         kind: says to the script that this is the list of clips.
         rows: name, class and narration of each clip.
         category: the class whose clips are listed, or "" for all.
+        explains: whether clips are explained on demand; those of a store are explained already.
         chosen: name of the clip on the screen.
         busy: what the kernel is at, or "".
         note: an error to show, or "".
@@ -51,6 +52,7 @@ class ClipList(anywidget.AnyWidget):
     kind = traitlets.Unicode("clips").tag(sync=True)
     rows: traitlets.List[list[str]] = traitlets.List().tag(sync=True)
     category = traitlets.Unicode("").tag(sync=True)
+    explains = traitlets.Bool(True).tag(sync=True)
     chosen = traitlets.Unicode("").tag(sync=True)
     busy = traitlets.Unicode("").tag(sync=True)
     note = traitlets.Unicode("").tag(sync=True)
@@ -65,7 +67,8 @@ class Browser(widgets.VBox):
         category: Dropdown of the classes that have clips; its value is a class name, or "" for all.
         clip: Dropdown of the clips of that class; its value is a clip name.
         screen: `ClipList`, which draws the thumbnails.
-        results: DataFrame of the clips explained so far: class, predicted, probability, right.
+        results: DataFrame of the clips explained so far, of a store all: class, predicted,
+            probability, right (None: no label).
         explorer: the `Explorer` of the last clip that could be explained; shown unless the last
             pick failed.
     """
@@ -76,10 +79,13 @@ class Browser(widgets.VBox):
         self.data, self.model = data, model
         self._quiet = False
         self._kept: OrderedDict[str, Explanation] = OrderedDict()
-        self._results: dict[str, tuple[str, float, bool]] = {}
         index = self._index = _offered(data)
         labels = next((index[key] for key in ("class", "label") if key in index), None)
         self._classes = pd.Series("", index.index) if labels is None else labels.fillna("")
+        self._results: dict[str, tuple[str, float, bool | None]] = {}
+        if model is None:
+            said = zip(index.index, self._classes, index["prediction"], index["probability"])
+            self._results = {name: _judged(*rest) for name, *rest in said}
         counts = self._classes.value_counts()
         offered = [name for name in self._classes.unique() if name]
         options = [
@@ -95,6 +101,7 @@ class Browser(widgets.VBox):
         rows = zip(index.index, self._classes, self._narrations)
         self.screen = ClipList(
             rows=[[str(name), str(label), str(text)] for name, label, text in rows],
+            explains=model is not None,
             chosen=self.clip.value,
         )
         self.screen.on_msg(self._answer)
@@ -112,7 +119,7 @@ class Browser(widgets.VBox):
 
     @property
     def results(self) -> pd.DataFrame:
-        """The clips explained so far: class, predicted, probability, right."""
+        """The clips explained so far: class, predicted, probability, right (None: no label)."""
         table = pd.DataFrame.from_dict(
             self._results, orient="index", columns=["predicted", "probability", "right"]
         )
@@ -227,9 +234,8 @@ class Browser(widgets.VBox):
         if len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
         best = explanation.class_id()
-        predicted = explanation.classes[best]
-        right = predicted == self._classes[name]
-        self._results[name] = (predicted, float(explanation.probabilities[best]), right)
+        predicted, probability = explanation.classes[best], explanation.probabilities[best]
+        self._results[name] = _judged(self._classes[name], predicted, float(probability))
         self.screen.send({"result": [name, *self._results[name]]})
         return explanation
 
@@ -266,6 +272,11 @@ class Browser(widgets.VBox):
 def rows_of(dropdown: widgets.Dropdown) -> list[Any]:
     """Return the values that a drop-down offers."""
     return [value for _, value in dropdown.options]
+
+
+def _judged(label: str, predicted: str, probability: float) -> tuple[str, float, bool | None]:
+    """Return what a network said of a clip, and whether it is right; None without a label."""
+    return predicted, probability, predicted == label if label else None
 
 
 def _offered(data: Any) -> pd.DataFrame:

@@ -81,6 +81,7 @@ class Explorer(widgets.VBox):
             colormaps=color_tables(),
             tau=self.tau.value,
             frame=self.frame.value,
+            linked=[*self._pairs],
         )
         self._link()
         self.screen.on_msg(self._answer)
@@ -243,10 +244,7 @@ class Explorer(widgets.VBox):
             self.target, self.tau, self.frame, self.search, self.view, self.opacity, self.colormap,
             self.boxes, self.unit,
         ]  # fmt: skip
-
-    def _link(self) -> None:
-        """Tie the controls to the view: in the browser, so that no slider waits for the kernel."""
-        self._pairs = {
+        self._pairs = {  # the view's traits, and what they follow
             "choice": (self.target, "index"),
             "tau": (self.tau, "value"),
             "frame": (self.frame, "value"),
@@ -254,6 +252,9 @@ class Explorer(widgets.VBox):
             "opacity": (self.opacity, "value"),
             "boxes": (self.boxes, "value"),
         }
+
+    def _link(self) -> None:
+        """Tie the controls to the view: in the browser, so that no slider waits for the kernel."""
         # Tied in the kernel as well, late messages of the browser would turn its view back.
         self._links = [
             widgets.jslink((control, name), (self.screen, trait))

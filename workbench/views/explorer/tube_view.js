@@ -2378,18 +2378,18 @@ class ClipList {
     this.host = host;
     /** @type {{name: string, label: string, text: string}[]} */
     this.rows = host.get("rows").map((/** @type {string[]} */ [name, label, text]) => ({ name, label, text }));
-    /** @type {Map<string, {predicted: string, probability: number, right: boolean}>} */
+    /** @type {Map<string, {predicted: string, probability: number, right: boolean | null}>} */
     this.results = new Map();
     /** @type {Map<string, string>} */
     this.thumbs = new Map();
     this.page = 0;
     this.running = false;
     this.build();
-    host.listen("message", (content) => content.result && this.learn(content.result));
+    host.listen("message", (content) => content.result && this.learn([content.result]));
     for (const name of ["category", "chosen", "busy", "note"]) host.listen(name, () => this.draw());
     this.draw();
     this.reveal();
-    this.ask({ kind: "results" }).then((answer) => answer?.content.results.forEach((/** @type {any[]} */ result) => this.learn(result)));
+    this.ask({ kind: "results" }).then((answer) => this.learn(answer?.content.results ?? []));
   }
 
   build() {
@@ -2400,13 +2400,13 @@ class ClipList {
     this.search = make("input", { class: "wb-search", type: "search", placeholder: `search ${this.rows.length} clips`, label: "search names and narrations", oninput: redraw });
     this.category = make("select", { label: "class", onchange: () => ((this.page = 0), this.host.set({ category: this.category.value }), this.draw()) },
       make("option", { value: "" }, "all classes"), ...classes.map((name) => make("option", { value: name }, name)));
-    this.outcome = make("select", { label: "right or wrong", onchange: redraw }, ...["any outcome", "right", "wrong", "not explained yet"].map((name) => make("option", { value: name }, name)));
+    this.outcome = make("select", { label: "right or wrong", onchange: redraw }, ...["any outcome", "right", "wrong", ...(this.host.get("explains") ? ["not explained yet"] : [])].map((name) => make("option", { value: name }, name)));
     const bound = (/** @type {string} */ label, /** @type {number} */ value) => make("input", { class: "wb-number", type: "number", min: 0, max: 100, step: 5, value, label, oninput: redraw });
     this.least = bound("lowest confidence in %", 0);
     this.most = bound("highest confidence in %", 100);
     this.count = make("span", { class: "wb-clock", role: "status" });
     const step = (/** @type {number} */ by) => () => this.step(by);
-    this.runButton = make("button", { label: "explain every clip in the list, which tells right from wrong", onclick: () => this.run() }, "explain all");
+    this.runButton = make("button", { hidden: !this.host.get("explains"), label: "explain every clip in the list, which tells right from wrong", onclick: () => this.run() }, "explain all");
     this.progress = make("progress", { max: 1, value: 0, hidden: true, "aria-label": "clips explained" });
     this.cards = make("div", { class: "wb-cards", role: "listbox", "aria-label": "clips" });
     this.earlier = make("button", { label: "earlier clips in the list", onclick: () => (this.page--, this.draw()) }, "‹");
@@ -2443,9 +2443,9 @@ class ClipList {
     });
   }
 
-  /** @param {any[]} result */
-  learn([name, predicted, probability, right]) {
-    this.results.set(name, { predicted, probability, right });
+  /** @param {any[][]} results */
+  learn(results) {
+    for (const [name, predicted, probability, right] of results) this.results.set(name, { predicted, probability, right });
     this.draw();
   }
 
@@ -2523,8 +2523,8 @@ class ClipList {
     const last = Math.max(0, Math.ceil(listed.length / PAGE) - 1);
     this.page = Math.min(Math.max(0, this.page), last);
     this.category.value = this.host.get("category");
-    const right = listed.filter((row) => this.results.get(row.name)?.right).length;
-    const known = listed.filter((row) => this.results.has(row.name)).length;
+    const judged = listed.map((row) => this.results.get(row.name)?.right).filter((right) => typeof right === "boolean");
+    const [right, known] = [judged.filter(Boolean).length, judged.length];
     this.count.textContent = `${listed.length} clips${known ? `, ${right} of ${known} right` : ""}`;
     this.earlier.hidden = this.later.hidden = last === 0;
     this.earlier.disabled = this.page === 0;
@@ -2541,8 +2541,10 @@ class ClipList {
   /** @param {{name: string, label: string, text: string}} row @param {boolean} chosen */
   card({ name, label, text }, chosen) {
     const result = this.results.get(name);
-    const verdict = result ? `${result.right ? "✓" : "✗"} ${result.predicted} ${percent(result.probability)}` : "";
-    return make("button", { class: `wb-card ${result ? (result.right ? "wb-right" : "wb-wrong") : ""}`, role: "option", "aria-selected": String(chosen),
+    const judged = typeof result?.right === "boolean"; // a clip without a label is neither
+    const mark = judged ? (result.right ? "✓ " : "✗ ") : "";
+    const verdict = result ? `${mark}${result.predicted} ${percent(result.probability)}` : "";
+    return make("button", { class: `wb-card ${judged ? (result.right ? "wb-right" : "wb-wrong") : ""}`, role: "option", "aria-selected": String(chosen),
       label: [name, label, text, verdict].filter(Boolean).join(", "), onclick: () => this.choose(name) },
       make("img", { alt: "", src: this.thumbs.get(name) ?? "data:image/gif;base64,R0lGODlhAQABAAAAACw=" }),
       make("bdi", { class: "wb-name" }, text || name), make("small", {}, make("bdi", {}, label)), make("small", { class: "wb-verdict" }, make("bdi", {}, verdict)));
@@ -2585,8 +2587,10 @@ function kernelHost(model) {
     kernel: true,
     get: (name) => model.get(name),
     set: (changes) => {
+      // A control that is linked in the browser sends its own message.
+      const linked = model.get("linked") ?? [];
       for (const [name, value] of Object.entries(changes)) model.set(name, value);
-      model.save_changes();
+      if (Object.keys(changes).some((name) => !linked.includes(name))) model.save_changes();
     },
     listen: (name, call) =>
       name === "message" ? model.on("msg:custom", call) : model.on(`change:${name}`, () => call(model.get(name))),

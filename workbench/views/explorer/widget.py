@@ -61,6 +61,8 @@ class TubeView(anywidget.AnyWidget):
             kept.
         compare: "side", or "difference" of two explanations of one clip.
         note: an error to show, or "".
+        linked: names of traits that the browser ties to controls. What a drag leaves behind reaches
+            the kernel through the control alone, so in the kernel these may be out of date.
     """
 
     _esm = SCRIPT
@@ -83,3 +85,4 @@ class TubeView(anywidget.AnyWidget):
     unit = traitlets.Unicode("weight").tag(sync=True)
     compare = traitlets.Unicode("side").tag(sync=True)
     note = traitlets.Unicode("").tag(sync=True)
+    linked: traitlets.List[str] = traitlets.List().tag(sync=True)
