@@ -66,7 +66,8 @@ from scipy.ndimage import zoom
 maps, weights, frames = ex.activations.numpy(), ex.class_weights().numpy(), ex.clip.frames
 scale = [n / m for n, m in zip(frames.shape[:3], maps.shape[1:])]
 
-@interact(tau=FloatSlider(min=weights.min(), max=weights.max(), step=0.01, value=weights.min(), description="τ"),
+low, high = weights.min(), weights.max()
+@interact(tau=FloatSlider(min=low, max=high, step=(high - low) / 200, value=0, description="τ"),
           frame=IntSlider(min=0, max=15, description="frame"))
 def show(tau, frame):
     cam = zoom(((weights * (weights >= tau)) @ maps.reshape(768, -1)).reshape(maps.shape[1:]), scale, order=3)
@@ -77,14 +78,19 @@ def show(tau, frame):
     t, y, x = np.mgrid[:16, :28, :28]
     display(go.Figure(go.Volume(x=t.ravel(), y=x.ravel(), z=y.ravel(), value=small.ravel(), isomin=0.3, opacity=0.2, surface_count=8)))
 """
+# τ begins at 0, where every step drops some features: a step that drops none draws nothing.
 CELLS = {
     "explorer": {
         "load": LOAD,
-        "show": "app = wb.explore(ex)\napp",
+        "show": "app = wb.explore(ex)\napp.tau.value = 0\napp",
         "memory": "import gc; gc.collect(); print(psutil.Process().memory_info().rss)",
         "again": "app = wb.explore(ex)\napp",
     },
-    "old": {"load": LOAD, "show": "from benchmarks.old_explorer import Explorer\nExplorer([ex])"},
+    "old": {
+        "load": LOAD,
+        "show": "from benchmarks.old_explorer import Explorer\n"
+        "app = Explorer([ex])\napp.tau.value = 0\napp",
+    },
     "plain": {"load": LOAD, "show": PLAIN},
 }
 
@@ -238,7 +244,9 @@ def page(browser: Browser, _address: str, folder: Path) -> dict[str, Any]:
     """Measure the saved page from file:// without a network."""
     names: dict[str, Any] = {}
     exec(LOAD, names)
-    path: Path = names["wb"].save_page(names["ex"], folder / "tube.html")
+    app = names["wb"].explore(names["ex"])
+    app.tau.value = 0
+    path: Path = names["wb"].save_page(app, folder / "tube.html")
     both: Path = names["wb"].save_page([names["ex"], names["ex"]], folder / "both.html")
     opened = open_page(browser, path.as_uri(), [], offline=True)
     opened.evaluate(TOOLS)
