@@ -18,6 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "workbench"
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 HEAVY = (
     "accelerate",
@@ -74,6 +75,30 @@ def test_import_workbench_loads_nothing_heavy() -> None:
         f"import sys, workbench; dir(workbench); print(*sorted({set(HEAVY)} & set(sys.modules)))"
     )
     assert loaded == ""
+
+
+def test_large_tensors_take_huge_pages() -> None:
+    if not HUGE_PAGES.exists() or "[never]" in HUGE_PAGES.read_text():
+        pytest.skip("this system has no huge pages")
+    code = """
+import resource
+import torch
+import workbench
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+torch.ones(25_000_000)  # 100 MB, 24,414 pages of 4 kB
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    assert int(fresh(code)) < 8000
+
+
+def test_huge_pages_that_a_user_refuses_stay_refused() -> None:
+    code = """
+import os
+os.environ["THP_MEM_ALLOC_ENABLE"] = "0"
+import workbench
+print(os.environ["THP_MEM_ALLOC_ENABLE"])
+"""
+    assert fresh(code) == "0"
 
 
 def test_every_public_name_resolves() -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import platform
 import random
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -20,7 +24,7 @@ from sweep_material import CLASSES, SPEC, clips, contents, reads, several, tiny
 
 import workbench as wb
 from workbench.saliency.explaining import explain_batch
-from workbench.sweeps import patterns, sweeping
+from workbench.sweeps import engine, patterns, sweeping
 from workbench.sweeps.index_files import GATHERED, SHARDS, Index, shard_rows
 from workbench.sweeps.shards import Kept, pack, thumbnails
 from workbench.sweeps.store import StoreError
@@ -105,6 +109,54 @@ def test_a_batched_explanation_is_a_single_one(tmp_path: Path) -> None:
         alone = wb.explain(tiny(), clips().read(name))
         torch.testing.assert_close(store[name].maps[0], alone.maps[0])
         torch.testing.assert_close(store[name].logits, alone.logits)
+
+
+def test_on_a_processor_a_batch_passes_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = swept(tmp_path / "whole", 10, batch=8, full=True)
+    model = tiny()
+    input_bytes = model.prepare(clips(1).read(clips(1).index.index[0]))[1].nbytes
+    monkeypatch.setattr(engine, "ON_A_PROCESSOR", 3 * input_bytes)
+    passes: list[int] = []
+    run = wb.VideoModel.run
+
+    def counted(self: wb.VideoModel, x: torch.Tensor, *args: Any, **options: Any) -> Any:
+        passes.append(len(x))
+        return run(self, x, *args, **options)
+
+    monkeypatch.setattr(wb.VideoModel, "run", counted)
+    pieces = swept(tmp_path / "pieces", 10, batch=8, full=True)
+    batches = [size for size in passes if size > 1]
+    assert sorted(batches) == [2, 2, 3, 3]  # of eight clips and of two
+    assert pieces.index.index.equals(whole.index.index)
+    for name in whole.index.index:
+        np.testing.assert_allclose(pieces[name].activations, whole[name].activations, rtol=1e-5)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
+def test_workers_keep_the_memory_that_a_layer_frees() -> None:
+    code = """
+import resource
+import torch
+from workbench.sweeps import cluster
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(100):
+        torch.ones(250_000)  # 1 MB, 244 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults())
+cluster._keep_memory()
+print(faults())
+"""
+    settings = {"MALLOC_TRIM_THRESHOLD_": "65536"}  # as Dask starts its workers
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | settings, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    anew, kept = map(int, done.stdout.split())
+    assert anew > 20_000
+    assert kept < 2_000
 
 
 def test_index_joins_predictions_labels_and_times(tmp_path: Path) -> None:

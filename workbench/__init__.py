@@ -22,9 +22,16 @@ Conventions, which hold in every module:
 
 from __future__ import annotations
 
+import os
+
 import lazy_loader
 
 __version__ = "0.1.0"
+
+# On Linux, PyTorch then takes large tensors from the system in pages of 2 MB, not of 4 kB: MFNet's
+# passes on a processor spent a third of their time on those. It is read at the first tensor.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
 
 # The public names stand in `__init__.pyi`, once, and are loaded on first use: `import workbench`
 # alone loads no torch.
