@@ -43,9 +43,11 @@ lab: $(READY) ## open JupyterLab at the quickstart (ARGS="--no-browser --port 90
 	exec $(PY) -m jupyterlab --ServerApp.root_dir=. \
 		--LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb $$as_root $(ARGS)
 
+# Two processes whose threads share two processors wait for one another: one thread each.
+test most: export OMP_NUM_THREADS := 1
 test: lint ## all checks: lint, types, tests, notebooks
 	$(PY) -m pytest tests -n 2 --dist loadfile
-	TQDM_DISABLE=1 $(PY) -m pytest notebooks --nbval --nbval-current-env \
+	TQDM_DISABLE=1 $(PY) -m pytest notebooks -n 2 --dist loadfile --nbval --nbval-current-env \
 		--nbval-sanitize-with notebooks/sanitize.cfg --nbval-cell-timeout 240
 
 most: $(READY_TEST) ## the 9 in 10 tests that take seconds each, in two processes: two to three minutes

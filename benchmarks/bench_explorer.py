@@ -7,8 +7,8 @@
 MFNet-3D's size: 768 maps of 8×7×7, 400 classes, 16 frames of 224×224. The explorer in JupyterLab and as a
 saved page from file:// without a network; beside it the explorer that drew in the kernel
 (`old_explorer.py`), and `interact` with `scipy.ndimage.zoom` and `go.Volume` as one writes it by hand.
-Times run from a key press to the pixels. The floor is a bare `Plotly.restyle` between the surfaces that the
-explorer itself draws for two τ, in the same figure, in turns with the explorer's steps.
+Times run from a key press to the pixels. The floor is a bare `Plotly.restyle` between the surfaces where the
+explorer's own steps begin and end, in the same figure, in turns with them.
 """
 
 from __future__ import annotations

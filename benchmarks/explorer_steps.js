@@ -52,14 +52,14 @@ window.wbBench ??= (() => {
       }
     },
 
-    /** Milliseconds of `Plotly.restyle` between the explorer's own surfaces of two τ, drawn: the floor. */
+    /** Milliseconds of `Plotly.restyle` between the first and the last surfaces of the explorer's steps, drawn: the floor. */
     restyle: async (root, count) => {
       const plot = root.querySelector(".wb-volume");
       const Plotly = await globalThis.workbenchPlotly;
       const names = ["x", "y", "z", "i", "j", "k", "intensity"];
-      const kept = root.querySelector(".wb-tau").value;
+      const kept = Number(root.querySelector(".wb-tau").value);
       const surfaces = [];
-      for (const value of [40, 60, kept]) {
+      for (const value of [kept + 4, kept]) {
         await rest(300);
         const done = once(root, "wb-volume");
         moveTau(root, value);
@@ -74,7 +74,7 @@ window.wbBench ??= (() => {
         await drawn(plot);
         times.push(performance.now() - begun);
       }
-      await Plotly.restyle(plot, surfaces[2], [0]);
+      await Plotly.restyle(plot, surfaces[1], [0]);
       return times;
     },
 

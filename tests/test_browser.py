@@ -207,6 +207,13 @@ def test_a_store_of_explanations_can_be_explored(
     stored.close()
 
 
+def test_a_store_of_failures_says_so(data: wb.Dataset, model: VideoModel, tmp_path: Path) -> None:
+    store = wb.sweep(data.present(), model, tmp_path, progress=False)
+    store.index.drop(["a", "b", "c"], inplace=True)
+    with pytest.raises(ValueError, match="none of its 1 clips could be explained"):
+        wb.explore(store)
+
+
 def test_a_clip_without_a_label_is_neither_right_nor_wrong(
     data: wb.Dataset, model: VideoModel, tmp_path: Path
 ) -> None:

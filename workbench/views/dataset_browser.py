@@ -308,6 +308,8 @@ def browse(data: Any, model: VideoModel | None) -> Browser:
     if not len(_offered(there)):
         count = len(data.index)
         why = f"none of its {count} segments is on the disk; data/README.md tells where they go"
+        if not isinstance(data, Dataset):
+            why = f"none of its {count} clips could be explained; the column `error` says why"
         title = getattr(data, "title", "") or "the data set"
         raise ValueError(f"{title}: {why if count else 'it has no segments'}")
     return Browser(there, model)

@@ -75,37 +75,60 @@ export function upsample(map, grid, splines, size) {
   const [t, h, w] = grid;
   const [T, H, W] = size;
   const [alongT, alongH, alongW] = splines;
-  const later = multiply(alongT, map, T, t, h * w); // time first, while the map is small
+  // Height last: it adds whole rows up, which lie one after the other in memory.
+  const later = multiply(alongT, map, T, t, h * w);
+  const acrossW = transposed(alongW, W, w);
+  // Rows of zeros fill up the last eight.
+  const count = 8 * Math.ceil(h / 8);
+  const wide = new Float32Array(count * W);
+  const weights = new Float32Array(H * count);
+  for (let y = 0; y < H; y++) weights.set(alongH.subarray(y * h, (y + 1) * h), y * count);
   const out = new Float32Array(T * H * W);
   for (let frame = 0; frame < T; frame++) {
-    const tall = multiply(alongH, later.subarray(frame * h * w, (frame + 1) * h * w), H, h, w);
-    for (let y = 0; y < H; y++) stretch(out, (frame * H + y) * W, W, tall, y * w, alongW, w);
+    wide.set(multiply(later.subarray(frame * h * w, (frame + 1) * h * w), acrossW, h, w, W));
+    for (let y = 0; y < H; y++) {
+      for (let n = 0; n < count; n += 8) addEight(out, (frame * H + y) * W, wide, n * W, W, weights, y * count + n);
+    }
   }
   return out;
 }
 
 /**
- * Interpolate one row. Four columns at a time are held in variables: four times as fast as a loop over them.
+ * Add eight rows to a row, each by its weight. The weights are held in variables: twice as fast as a loop over them.
  * @param {Float32Array} out
- * @param {number} place where the row begins in `out`
+ * @param {number} place where its row begins
+ * @param {Float32Array} rows
+ * @param {number} top where the eight begin
  * @param {number} W
- * @param {Float32Array} row
- * @param {number} first where the row begins in `row`
- * @param {Float32Array} spline (W, w)
- * @param {number} w
+ * @param {Float32Array} weights
+ * @param {number} k where theirs begin
  */
-function stretch(out, place, W, row, first, spline, w) {
-  for (let n = 0; n < w; n += 4) {
-    // Beyond the last column its neighbour is read, and counts nothing.
-    const [n1, n2, n3] = [Math.min(n + 1, w - 1), Math.min(n + 2, w - 1), Math.min(n + 3, w - 1)];
-    const a = row[first + n];
-    const b = n + 1 < w ? row[first + n1] : 0;
-    const c = n + 2 < w ? row[first + n2] : 0;
-    const d = n + 3 < w ? row[first + n3] : 0;
-    for (let x = 0, k = 0; x < W; x++, k += w) {
-      out[place + x] += a * spline[k + n] + b * spline[k + n1] + c * spline[k + n2] + d * spline[k + n3];
-    }
+function addEight(out, place, rows, top, W, weights, k) {
+  const a = weights[k];
+  const b = weights[k + 1];
+  const c = weights[k + 2];
+  const d = weights[k + 3];
+  const e = weights[k + 4];
+  const f = weights[k + 5];
+  const g = weights[k + 6];
+  const h = weights[k + 7];
+  for (let x = 0; x < W; x++) {
+    const p = top + x;
+    const upper = a * rows[p] + b * rows[p + W] + c * rows[p + 2 * W] + d * rows[p + 3 * W];
+    const lower = e * rows[p + 4 * W] + f * rows[p + 5 * W] + g * rows[p + 6 * W] + h * rows[p + 7 * W];
+    out[place + x] += upper + lower;
   }
+}
+
+/**
+ * @param {Float32Array} matrix (rows, columns)
+ * @param {number} rows
+ * @param {number} columns
+ */
+function transposed(matrix, rows, columns) {
+  const out = new Float32Array(matrix.length);
+  for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++) out[c * rows + r] = matrix[r * columns + c];
+  return out;
 }
 
 /**
@@ -678,8 +701,8 @@ class Panel {
     this.thumbs = [];
     /** @type {Tube | null} */
     this.tube = null;
-    /** @type {Float32Array | null} */
-    this.profile = null;
+    /** @type {{tube: Tube, line: Float32Array} | null} */
+    this.profiled = null;
     const [, height, width] = payload.size;
     this.buffer = document.createElement("canvas");
     this.buffer.width = width;
@@ -700,6 +723,13 @@ class Panel {
       make("div", { class: "wb-solid" }, this.volume, this.key),
     );
     this.solid = new Solid(this);
+  }
+
+  /** The profile of the tube; computed when it is drawn, which the overlay does not wait for. */
+  get profile() {
+    const { tube } = this;
+    if (tube && this.profiled?.tube !== tube) this.profiled = { tube, line: profile(tube) };
+    return tube && this.profiled ? this.profiled.line : null;
   }
 
   /** Turn the JPEGs into pixels. */
@@ -1759,7 +1789,6 @@ export class Explorer {
       if (weights.some((weight) => !Number.isFinite(weight))) throw new Error(`the class weights of '${name}' hold NaN or infinite values`);
       const tau = n === 0 || this.tau === null ? this.tau : tauForShare(weights, this.share);
       panel.tube = n === 0 && feature !== null ? one.featureTube(feature) : one.tube(target, tau);
-      panel.profile = panel.tube && profile(panel.tube);
     });
     const [a, b, joint] = this.panels;
     if (this.comparable) {
