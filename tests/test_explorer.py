@@ -19,6 +19,7 @@ from PIL import Image
 
 import workbench as wb
 from workbench.models.networks.mfnet import MFNet3d
+from workbench.saliency.tubes import tau_for_share
 from workbench.views.explorer.packing import TOP, payload
 from workbench.views.explorer.widget import plotly_code
 
@@ -136,13 +137,27 @@ def test_the_view_follows_the_controls(app: wb.Explorer, ex: wb.Explanation) -> 
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("control", "name"), [("target", "index"), ("tau", "value"), ("frame", "value")]
-)
+@pytest.mark.parametrize(("control", "name"), [("tau", "value"), ("frame", "value")])
 def test_sliders_are_linked_in_the_browser(app: wb.Explorer, control: str, name: str) -> None:
     sources = [link.source for link in app._links]
     assert (getattr(app, control), name) in sources
     assert all(link.target[0] is app.screen for link in app._links)
+
+
+def test_a_class_and_its_tau_arrive_together(app: wb.Explorer) -> None:
+    app.unit.value = "share"
+    first = app.explanations[0]
+    name = first.classes[app._order[2]]
+    weights = first.channel_weights(name)
+    for share in (1.0, 0.5, 0.01):
+        app.screen.set_state({"choice": 0, "tau": float(first.channel_weights().min())})
+        tau = float(weights.min()) if share == 1 else tau_for_share(weights, share)
+        # In one message of the browser, which has fitted τ to the new class
+        app.screen.set_state({"tau": tau, "choice": 2})
+        assert first.classes[app.target.value] == name
+        assert (app.tau.min, app.tau.value) == (float(weights.min()), tau)
+        assert app.tube.label == name
+        assert app.tube.kept == int((weights >= tau).sum())
 
 
 @pytest.mark.parametrize("control", [set_tau, set_target, set_frame])

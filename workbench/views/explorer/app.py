@@ -69,6 +69,7 @@ class Explorer(widgets.VBox):
         self._first = first = self.explanations[0]
         self._quiet = False
         self._share = 1.0
+        self._fitted: float | None = None
         self._cached: tuple[Any, list[Tube]] = (None, [])
         payloads = [payload(ex) for ex in self.explanations]
         self._order: list[int] = payloads[0]["order"]
@@ -245,7 +246,6 @@ class Explorer(widgets.VBox):
             self.boxes, self.unit,
         ]  # fmt: skip
         self._pairs = {  # the view's traits, and what they follow
-            "choice": (self.target, "index"),
             "tau": (self.tau, "value"),
             "frame": (self.frame, "value"),
             "search": (self.search, "value"),
@@ -267,6 +267,8 @@ class Explorer(widgets.VBox):
             "unit": self.unit,
         }.items():
             traitlets.link((control, "value"), (self.screen, trait))
+        # The class arrives with its τ in one message: the kernel may take several in any order.
+        self.screen.observe(guarded(self, self._on_choice), "choice")
         self.target.observe(guarded(self, self._on_target), "value")
         self.tau.observe(guarded(self, self._on_tau), "value")
 
@@ -275,9 +277,20 @@ class Explorer(widgets.VBox):
         for trait, (control, name) in self._pairs.items():
             setattr(self.screen, trait, getattr(control, name))
 
+    def _on_choice(self) -> None:
+        """Follow the browser, which has fitted τ to its new class."""
+        if self.target.index == self.screen.choice:
+            return
+        self._fitted = self.screen.tau
+        try:
+            self.target.index = self.screen.choice
+        finally:
+            self._fitted = None
+
     def _on_target(self) -> None:
         self.screen.feature = None
-        self._fit_tau()
+        self.screen.choice = self.target.index
+        self._fit_tau(self._fitted)
 
     def _on_tau(self) -> None:
         weights = self._first.channel_weights(self.target.value)

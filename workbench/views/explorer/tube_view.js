@@ -2618,7 +2618,11 @@ function kernelHost(model) {
     set: (changes) => {
       // A control that is linked in the browser sends its own message.
       const linked = model.get("linked") ?? [];
-      for (const [name, value] of Object.entries(changes)) model.set(name, value);
+      for (const [name, value] of Object.entries(changes)) {
+        // With a class, τ reaches its control through the kernel: by itself it could arrive first, at a control that
+        // still has the range of the class before.
+        model.set(name, value, { silent: name === "tau" && "choice" in changes });
+      }
       if (Object.keys(changes).some((name) => !linked.includes(name))) model.save_changes();
     },
     listen: (name, call) =>
