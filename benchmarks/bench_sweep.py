@@ -80,7 +80,7 @@ def throughput(name: str, count: int, chunks: int, rounds: int = 1) -> None:
     x = torch.cat([model.prepare(read_for(model, data, name))[1] for name in names[:BATCH]])
     model.run(x)
     parts = np.array_split(np.arange(count), chunks)
-    piece = min(at_once(x[:1]) or BATCH, BATCH)
+    piece = at_once(x[:1], BATCH)
     ratios, rates, sizes = [], [], []
     everything = Others()
 

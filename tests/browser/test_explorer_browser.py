@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Locator, expect
 
 import workbench as wb
 from tests.browser.conftest import MARGINS, View, drawn, open_notebook, open_page, run_cell
@@ -56,6 +57,34 @@ def view(
     view.state()
     yield view
     page.close()
+
+
+def enter(field: Locator, value: str) -> None:
+    field.fill(value)
+    field.press("Enter")
+
+
+class Camera(NamedTuple):
+    """Where a camera is, and what it looks at."""
+
+    eye: np.ndarray
+    center: np.ndarray
+
+
+def looked_from(view: View) -> Camera:
+    """Return the camera of the first volume."""
+    places = view.root.evaluate("""root => {
+        const { eye, center } = root.querySelector('.wb-volume')._fullLayout.scene._scene.getCamera();
+        return [eye, center].map(({ x, y, z }) => [x, y, z]);
+    }""")
+    return Camera(*map(np.array, places))
+
+
+def camera(view: View) -> tuple[np.ndarray, float]:
+    """Direction from what the camera looks at to the camera, and their distance."""
+    eye, center = looked_from(view)
+    distance = float(np.linalg.norm(eye - center))
+    return (eye - center) / distance, distance
 
 
 def test_it_opens_on_the_strongest_frame_of_the_predicted_class(view: View, tmp_path: Path) -> None:
@@ -153,17 +182,12 @@ def test_modes_colours_range_and_boxes(view: View, tmp_path: Path) -> None:
     low = view.find('[aria-label^="lower end of the displayed range"]')
     boxes = view.find('[aria-label="draw the annotated boxes"]')
     colours = view.find('[aria-label="colormap"]')
-
-    def set_range(value: str) -> None:
-        low.fill(value)
-        low.press("Enter")
-
     view.change(lambda: view.find(".wb-opacity").press("ArrowLeft"), "overlay")
     view.change(lambda: colours.select_option("viridis"), "overlay", "film")
-    view.change(lambda: set_range("30"), "overlay", "film")
+    view.change(lambda: enter(low, "30"), "overlay", "film")
     view.change(boxes.click, "overlay")
     view.change(boxes.click, "overlay")
-    view.change(lambda: set_range("0"), "overlay", "film")
+    view.change(lambda: enter(low, "0"), "overlay", "film")
     view.change(lambda: colours.select_option("jet"), "overlay", "film")
     view.change(lambda: view.find(".wb-opacity").press("ArrowRight"), "overlay")
     assert view.state() == start
@@ -214,13 +238,12 @@ def test_the_camera_stays_where_the_user_put_it(view: View, tmp_path: Path) -> N
 
 
 def test_the_buttons_of_the_volume(view: View) -> None:
-    start = view.state()
     volume = view.find(".wb-volume")
     box = volume.bounding_box()
     assert box is not None
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
-    def drag_with(button: str) -> dict[str, np.ndarray]:
+    def drag_with(button: str) -> Camera:
         """Turn back, press a button, drag over the volume, and return where the camera is."""
         volume.hover()
         view.find(HOME).click()
@@ -238,17 +261,14 @@ def test_the_buttons_of_the_volume(view: View) -> None:
     start = view.state()
     home = looked_from(view)
     zoomed, panned, turned = (drag_with(name) for name in ("Zoom", "Pan", "Orbital rotation"))
-    distance = {
-        name: np.linalg.norm(one["eye"] - one["center"])
-        for name, one in {"home": home, "zoomed": zoomed, "panned": panned}.items()
-    }
+    near, nearer, beside = (np.linalg.norm(one.eye - one.center) for one in (home, zoomed, panned))
     # Zooming changes the distance alone, panning what is looked at, rotating the direction.
-    np.testing.assert_allclose(zoomed["center"], home["center"], atol=1e-6)
-    assert abs(distance["zoomed"] / distance["home"] - 1) > 0.02
-    assert np.abs(panned["center"] - home["center"]).max() > 0.02
-    assert distance["panned"] == pytest.approx(distance["home"], rel=1e-3)
-    np.testing.assert_allclose(turned["center"], home["center"], atol=1e-6)
-    assert np.abs(turned["eye"] - home["eye"]).max() > 0.02
+    np.testing.assert_allclose(zoomed.center, home.center, atol=1e-6)
+    assert abs(nearer / near - 1) > 0.02
+    assert np.abs(panned.center - home.center).max() > 0.02
+    assert beside == pytest.approx(near, rel=1e-3)
+    np.testing.assert_allclose(turned.center, home.center, atol=1e-6)
+    assert np.abs(turned.eye - home.eye).max() > 0.02
     volume.hover()
     view.change(lambda: view.page.mouse.wheel(0, 200), "camera")
     view.change(view.click(HOME), "camera")
@@ -259,13 +279,8 @@ def test_the_buttons_of_the_volume(view: View) -> None:
 def test_what_else_can_be_pressed(view: View) -> None:
     start = view.state()
     high = view.find('[aria-label^="upper end of the displayed range"]')
-
-    def set_range(value: str) -> None:
-        high.fill(value)
-        high.press("Enter")
-
-    view.change(lambda: set_range("60"), "overlay", "film")
-    view.change(lambda: set_range("100"), "overlay", "film")
+    view.change(lambda: enter(high, "60"), "overlay", "film")
+    view.change(lambda: enter(high, "100"), "overlay", "film")
     view.change(view.click(".wb-features tbody button"), "overlay", "shown")
     assert view.change(view.click(".wb-back"), "overlay", "shown") == start
     view.change(lambda: view.find(".wb-opacity").press("Home"), "overlay")
@@ -278,8 +293,7 @@ def test_what_else_can_be_pressed(view: View) -> None:
     assert line is not None
     view.change(lambda: view.drag(".wb-timeline", 0.9, 0.3), "overlay", "clock", "timeline")
     view.change(view.key("Home"), "clock")
-    for _ in range(8):
-        view.key("ArrowRight")()
+    view.key(*8 * ["ArrowRight"])()
     assert view.state() == start
 
 
@@ -307,19 +321,8 @@ def test_playing_at_an_eighth_of_the_speed(view: View) -> None:
     slow, fast = moments("0.125"), moments("1")
     assert 2 <= slow <= 3
     assert fast >= 8
-    view.key("Home")()
-    for _ in range(8):
-        view.key("ArrowRight")()
+    view.key("Home", *8 * ["ArrowRight"])()
     assert view.state() == start
-
-
-def looked_from(view: View) -> dict[str, np.ndarray]:
-    """Return the camera of the first volume: where it is, what it looks at, and what is up."""
-    camera = view.root.evaluate("""root => {
-        const camera = root.querySelector('.wb-volume')._fullLayout.scene._scene.getCamera();
-        return Object.fromEntries(['eye', 'center', 'up'].map(name => [name, ['x', 'y', 'z'].map(axis => camera[name][axis])]));
-    }""")
-    return {name: np.array(value) for name, value in camera.items()}
 
 
 def test_the_mouse_points_at_the_surfaces_on_the_screen(view: View) -> None:
@@ -510,17 +513,6 @@ def test_the_view_fits_every_width(view: View, tmp_path: Path) -> None:
         assert over == [], width
         assert view.volume_fits(), width
     assert view.complaints == []
-
-
-def camera(view: View) -> tuple[np.ndarray, float]:
-    """Direction from what the camera looks at to the camera, and their distance."""
-    eye, center = view.root.evaluate("""root => {
-        const { eye, center } = root.querySelector('.wb-volume')._fullLayout.scene._scene.getCamera();
-        return [eye, center].map(({ x, y, z }) => [x, y, z]);
-    }""")
-    way = np.subtract(eye, center)
-    distance = float(np.linalg.norm(way))
-    return way / distance, distance
 
 
 def test_narrowing_moves_a_turned_camera_back_and_nowhere_else(view: View) -> None:

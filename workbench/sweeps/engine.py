@@ -71,7 +71,7 @@ class Engine:
         rows: dict[str, Row] = {}
         batch: list[Kept] = []
         for group in self._read(clips, rows).values():
-            size = at_once(group[0][2]) or len(group)
+            size = at_once(group[0][2], len(group))
             pieces = [group[start : start + size] for start in range(0, len(group), size)]
             # All are queued before the first is waited for: the network never idles.
             running = [self._network_thread.submit(self._explain, piece) for piece in pieces]
@@ -130,9 +130,9 @@ class Engine:
         return explained, errors
 
 
-def at_once(x: torch.Tensor) -> int | None:
-    """Return how many inputs like `x` pass through a network together; None: any number."""
-    return max(1, ON_A_PROCESSOR // x.nbytes) if x.device.type == "cpu" else None
+def at_once(x: torch.Tensor, count: int) -> int:
+    """Return how many of `count` inputs like `x` pass through a network together."""
+    return min(count, max(1, ON_A_PROCESSOR // x.nbytes)) if x.device.type == "cpu" else count
 
 
 def read_for(model: VideoModel, data: Dataset, name: str) -> Clip:

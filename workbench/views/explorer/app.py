@@ -69,7 +69,6 @@ class Explorer(widgets.VBox):
         self._first = first = self.explanations[0]
         self._quiet = False
         self._share = 1.0
-        self._fitted: float | None = None
         self._cached: tuple[Any, list[Tube]] = (None, [])
         payloads = [payload(ex) for ex in self.explanations]
         self._order: list[int] = payloads[0]["order"]
@@ -278,19 +277,14 @@ class Explorer(widgets.VBox):
             setattr(self.screen, trait, getattr(control, name))
 
     def _on_choice(self) -> None:
-        """Follow the browser, which has fitted τ to its new class."""
-        if self.target.index == self.screen.choice:
-            return
-        self._fitted = self.screen.tau
-        try:
-            self.target.index = self.screen.choice
-        finally:
-            self._fitted = None
+        self.target.index = self.screen.choice
 
     def _on_target(self) -> None:
+        # A class that the browser has chosen is the view's already, and τ is fitted to it.
+        chosen_there = self.screen.choice == self.target.index
         self.screen.feature = None
         self.screen.choice = self.target.index
-        self._fit_tau(self._fitted)
+        self._fit_tau(self.screen.tau if chosen_there else None)
 
     def _on_tau(self) -> None:
         weights = self._first.channel_weights(self.target.value)

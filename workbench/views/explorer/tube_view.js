@@ -728,8 +728,9 @@ class Panel {
   /** The profile of the tube; computed when it is drawn, which the overlay does not wait for. */
   get profile() {
     const { tube } = this;
-    if (tube && this.profiled?.tube !== tube) this.profiled = { tube, line: profile(tube) };
-    return tube && this.profiled ? this.profiled.line : null;
+    if (!tube) return null;
+    if (this.profiled?.tube !== tube) this.profiled = { tube, line: profile(tube) };
+    return this.profiled.line;
   }
 
   /** Turn the JPEGs into pixels. */
@@ -1255,8 +1256,8 @@ const KEYS = [
 const SYNCED = ["choice", "tau", "frame", "feature", "mode", "opacity", "colormap", "low", "high", "boxes", "search", "unit", "compare"];
 
 /**
- * Where the application runs. `kernel` is false in a saved page.
- * @typedef {{kernel: boolean, get: (name: string) => any, set: (changes: Object<string, any>) => void,
+ * Where the application runs. `kernel` is false in a saved page; links and listeners do not hear of `unannounced` names.
+ * @typedef {{kernel: boolean, get: (name: string) => any, set: (changes: Object<string, any>, unannounced?: string[]) => void,
  *   listen: (name: string, call: (value: any) => void) => void, plotly: () => Promise<Uint8Array<ArrayBuffer>>,
  *   ask: (question: Object<string, any>, buffers?: ArrayBuffer[]) => Promise<{content: any, buffers: DataView<ArrayBuffer>[]}>}} Host
  */
@@ -1644,7 +1645,10 @@ export class Explorer {
     clearTimeout(this.commitTimer);
     const names = SYNCED.filter((name) => this.unsent.has(name));
     this.unsent.clear();
-    this.host.set(Object.fromEntries(names.map((name) => [name, this.state[name]])));
+    // With a class, τ reaches its control through the kernel: by itself it could arrive first, at a control that still
+    // has the range of the class before.
+    const unannounced = names.includes("choice") ? ["tau"] : [];
+    this.host.set(Object.fromEntries(names.map((name) => [name, this.state[name]])), unannounced);
   }
 
   /** @param {number} position of the slider, 0 to STEPS */
@@ -2615,14 +2619,10 @@ function kernelHost(model) {
   return {
     kernel: true,
     get: (name) => model.get(name),
-    set: (changes) => {
+    set: (changes, unannounced = []) => {
       // A control that is linked in the browser sends its own message.
       const linked = model.get("linked") ?? [];
-      for (const [name, value] of Object.entries(changes)) {
-        // With a class, τ reaches its control through the kernel: by itself it could arrive first, at a control that
-        // still has the range of the class before.
-        model.set(name, value, { silent: name === "tau" && "choice" in changes });
-      }
+      for (const [name, value] of Object.entries(changes)) model.set(name, value, { silent: unannounced.includes(name) });
       if (Object.keys(changes).some((name) => !linked.includes(name))) model.save_changes();
     },
     listen: (name, call) =>
